@@ -1,0 +1,34 @@
+"""Errors a user can cause, and the exit code the command line ends with for each.
+
+Message form: ``<file>[:line]: <what is wrong>; expected <what>; try <what>``.
+"""
+
+
+class TaigsError(Exception):
+    """Base of all errors that are reported as one line without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(TaigsError):
+    """A file or value handed to taigs cannot be used."""
+
+    exit_code = 3
+
+
+class ResourceError(TaigsError):
+    """Disk, memory, permission or backend is missing."""
+
+    exit_code = 4
+
+
+class NumericalError(TaigsError):
+    """The computation diverged or produced non-finite numbers."""
+
+    exit_code = 5
+
+
+class RefusedError(TaigsError):
+    """Going on would destroy something: an existing output, another run's folder."""
+
+    exit_code = 6

@@ -1,0 +1,178 @@
+"""The only place that starts Taichi: backend, precision, threads, cache folder, quiet banner.
+
+Kernel modules import ``ti`` from here, so that nothing is ever printed to stdout and no kernel can
+run before a backend has been chosen.
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from taigs.errors import InputError, ResourceError
+
+ARCHES = ("auto", "cpu", "cuda", "vulkan")
+MAX_ELEMENTS = 2**31 - 1  # Taichi silently miscounts loops and arrays from 2^31 elements on
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr():
+    """Taichi writes its banner to file descriptor 1 from C++; results alone may go there."""
+    sys.stdout.flush()
+    try:
+        saved = os.dup(1)
+    except OSError:  # stdout is closed: nothing to protect
+        yield
+        return
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+os.environ.setdefault("ENABLE_TAICHI_HEADER_PRINT", "0")
+with _stdout_to_stderr():
+    import taichi as ti
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What Taichi really started with."""
+
+    arch: str
+    precision: str
+    threads: int
+    cache_dir: str
+
+    @property
+    def is_cpu(self):
+        return self.arch == "cpu"
+
+
+_current: Runtime | None = None
+_generation = 0
+
+
+def current():
+    """The running backend; starts the default one on first use."""
+    return _current if _current is not None else init()
+
+
+def generation():
+    """Counts the starts of Taichi: fields made before the last one are dead."""
+    return _generation
+
+
+def init(arch="auto", precision="float32", threads=None, cache_dir=None, debug=False):
+    """Start Taichi on a backend and check that it really runs there.
+
+    Parameters
+    ----------
+    arch : {"auto", "cpu", "cuda", "vulkan"}
+        "auto" takes CUDA, then a Vulkan GPU, then the CPU, whichever starts first.
+    precision : {"float32", "float64"}
+        Number type of every field; float64 is meant for tests and gradient checks.
+    threads : int, optional
+        CPU threads; default: the processors this process may use. Results do not depend on it.
+    cache_dir : path, optional
+        Folder of compiled kernels; default ``$XDG_CACHE_HOME/taigs`` or ``~/.cache/taigs``,
+        a temporary folder where that is not writable.
+    debug : bool
+        Bounds checks in every kernel (slow).
+
+    Returns
+    -------
+    Runtime
+
+    Raises
+    ------
+    InputError
+        Unknown backend or precision, or fewer than one thread.
+    ResourceError
+        The backend asked for does not exist on this machine.
+    """
+    global _current, _generation
+    if arch not in ARCHES:
+        raise InputError(f'--arch "{arch}" is unknown; expected one of {", ".join(ARCHES)}')
+    if precision not in ("float32", "float64"):
+        raise InputError(f'precision "{precision}" is unknown; expected float32 or float64')
+    threads = available_threads() if threads is None else threads
+    if threads < 1:
+        raise InputError(f"--threads {threads}: expected at least 1")
+    cache_dir = str(_writable_cache(cache_dir))
+    for name in ("cuda", "vulkan", "cpu") if arch == "auto" else (arch,):
+        if arch == "auto" and name == "vulkan" and _software_vulkan_only():
+            continue
+        if _start(name, precision, threads, cache_dir, debug):
+            _current = Runtime(name, precision, threads, cache_dir)
+            _generation += 1
+            return _current
+    raise ResourceError(
+        f"the {arch} backend did not start on this machine; expected a working driver; try --arch auto or --arch cpu"
+    )
+
+
+def _start(name, precision, threads, cache_dir, debug):
+    """True if Taichi runs on `name` afterwards (it falls back to the CPU without an error)."""
+    with _stdout_to_stderr():
+        try:
+            ti.init(
+                arch=getattr(ti, name),
+                default_fp=ti.f32 if precision == "float32" else ti.f64,
+                cpu_max_num_threads=threads,
+                offline_cache_file_path=cache_dir,
+                random_seed=0,
+                debug=debug,
+                log_level=ti.ERROR,
+            )
+        except RuntimeError:
+            return False
+        return ti.cfg.arch == (getattr(ti, name) if name != "cpu" else ti.x64) or (
+            name == "cpu" and ti.cfg.arch == ti.arm64
+        )
+
+
+def _software_vulkan_only():
+    """Vulkan through lavapipe is far slower than the CPU backend: "auto" never takes it."""
+    folders = ("/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d")
+    forced = os.environ.get("VK_DRIVER_FILES") or os.environ.get("VK_ICD_FILENAMES")
+    names = forced.split(":") if forced else [p for d in folders for p in map(str, Path(d).glob("*.json"))]
+    if any("lvp" not in Path(p).name for p in names) and not forced:
+        # Mesa installs files for every GPU vendor; a GPU is there only if its device node is.
+        return not list(Path("/dev").glob("dri/render*")) and not Path("/dev/nvidia0").exists()
+    return all("lvp" in Path(p).name for p in names) and sys.platform.startswith("linux")
+
+
+def available_threads():
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _writable_cache(cache_dir):
+    """A folder Taichi can write to: with an unwritable one it crashes at exit."""
+    if cache_dir is None:
+        base = os.environ.get("XDG_CACHE_HOME")
+        cache_dir = Path(base) / "taigs" if base else Path(os.path.expanduser("~")) / ".cache" / "taigs"
+    try:
+        Path(cache_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache_dir):
+            return cache_dir
+    except OSError:
+        return tempfile.mkdtemp(prefix="taigs-cache-")
+
+
+def check_size(n_elements, what):
+    """Refuse arrays whose elements Taichi cannot count.
+
+    Raises
+    ------
+    ResourceError
+        `n_elements` is 2^31 or more.
+    """
+    if n_elements > MAX_ELEMENTS:
+        raise ResourceError(f"{what} has {n_elements} elements; expected fewer than 2^31; try --bin 2 or a smaller box")
