@@ -18,8 +18,8 @@ MAX_ELEMENTS = 2**31 - 1  # Taichi silently miscounts loops and arrays from 2^31
 
 
 @contextlib.contextmanager
-def _stdout_to_stderr():
-    """Taichi writes its banner to file descriptor 1 from C++; results alone may go there."""
+def _silent_stdout():
+    """Taichi writes its banner to file descriptor 1 from C++, whatever its log level; results alone may go there."""
     sys.stdout.flush()
     try:
         saved = os.dup(1)
@@ -27,7 +27,8 @@ def _stdout_to_stderr():
         yield
         return
     try:
-        os.dup2(2, 1)
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
         yield
     finally:
         sys.stdout.flush()
@@ -36,7 +37,7 @@ def _stdout_to_stderr():
 
 
 os.environ.setdefault("ENABLE_TAICHI_HEADER_PRINT", "0")
-with _stdout_to_stderr():
+with _silent_stdout():
     import taichi as ti
 
 
@@ -48,6 +49,7 @@ class Runtime:
     precision: str
     threads: int
     cache_dir: str
+    software: bool = False  # Vulkan drawn by the processor (Mesa's lavapipe)
 
     @property
     def is_cpu(self):
@@ -109,7 +111,7 @@ def init(arch="auto", precision="float32", threads=None, cache_dir=None, debug=F
         if arch == "auto" and name == "vulkan" and _software_vulkan_only():
             continue
         if _start(name, precision, threads, cache_dir, debug):
-            _current = Runtime(name, precision, threads, cache_dir)
+            _current = Runtime(name, precision, threads, cache_dir, name == "vulkan" and _software_vulkan_only())
             _generation += 1
             return _current
     raise ResourceError(
@@ -119,7 +121,7 @@ def init(arch="auto", precision="float32", threads=None, cache_dir=None, debug=F
 
 def _start(name, precision, threads, cache_dir, debug):
     """True if Taichi runs on `name` afterwards (it falls back to the CPU without an error)."""
-    with _stdout_to_stderr():
+    with _silent_stdout():
         try:
             ti.init(
                 arch=getattr(ti, name),

@@ -1,0 +1,35 @@
+"""One Adam step (Kingma & Ba 2015) for all parameter groups of a cloud."""
+
+from taigs.kernels.layout import LAYOUT
+from taigs.runtime import ti
+
+EPSILON = 1e-15
+
+
+@ti.kernel
+def adam(
+    cloud: ti.template(), n_chunks: int, beta1: float, beta2: float, correction1: float, correction2: float,
+    rate_position: float, rate_log_sigma: float, rate_quaternion: float, rate_mass: float,
+    log_sigma_min: float, log_sigma_max: float,
+):  # fmt: skip
+    """raw -= rate m^ / (sqrt(v^) + eps), then log sigma is kept within its bounds."""
+    # inputs:  cloud.v_raw (11, capacity); correction = 1 / (1 - beta^step); rates in the parameter's unit per step
+    # outputs (updated): cloud.raw, cloud.moment1, cloud.moment2 (11, capacity)
+    for k in range(LAYOUT.stride * n_chunks):
+        if k % LAYOUT.stride == 0:
+            first = k // LAYOUT.stride * LAYOUT.chunk
+            touch = cloud.raw[0][first]  # loads the root of the fields once, outside the vectorised loops
+            for j in ti.static(range(11)):
+                rate = touch * 0.0 + (
+                    rate_position if j < 3 else rate_log_sigma if j < 6 else rate_quaternion if j < 10 else rate_mass
+                )
+                for g in range(first, first + LAYOUT.chunk):
+                    v = cloud.v_raw[j][g]
+                    m1 = beta1 * cloud.moment1[j][g] + (1 - beta1) * v
+                    m2 = beta2 * cloud.moment2[j][g] + (1 - beta2) * v * v
+                    cloud.moment1[j][g] = m1
+                    cloud.moment2[j][g] = m2
+                    new = cloud.raw[j][g] - rate * m1 * correction1 / (ti.sqrt(m2 * correction2) + EPSILON)
+                    if ti.static(3 <= j < 6):
+                        new = ti.min(ti.max(new, log_sigma_min), log_sigma_max)
+                    cloud.raw[j][g] = new

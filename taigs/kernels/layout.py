@@ -1,0 +1,79 @@
+"""How work and memory are laid out: the one place where CPU and GPU differ.
+
+On the CPU a task is a chunk of 128 Gaussians whose inner loops LLVM vectorises, and an image row is
+a sequence of 8-pixel vectors. On a GPU a task is one Gaussian and a vector is one pixel. The kernels
+are written once for both; the constants are read when a kernel is compiled.
+
+Two facts of Taichi 1.7 on the CPU shape the loops: a top-level loop gives every thread at least 512
+iterations, so tasks are spaced 512 apart (`stride`); and ``a[i] += v`` is an atomic, so sums that
+one task owns are written ``a[i] = a[i] + v``.
+"""
+
+from taigs import runtime
+from taigs.runtime import ti
+
+SUPPORT = 8  # px: every form of the rasteriser covers whole aligned 8-pixel blocks in x
+LOG2_E = 1.4426950408889634
+
+
+class Layout:
+    """Sizes of the running backend."""
+
+    @property
+    def lanes(self):
+        """Pixels in one vector."""
+        return SUPPORT if runtime.current().is_cpu else 1
+
+    @property
+    def chunk(self):
+        """Gaussians in one task."""
+        return 128 if runtime.current().is_cpu else 1
+
+    @property
+    def stride(self):
+        """Iterations of a top-level loop that stand for one task."""
+        return 512 if runtime.current().is_cpu else 1
+
+    @property
+    def atomic_block(self):
+        """Threads of a GPU block in loops with atomics: Mesa's lavapipe loses some of them in a partly
+        filled block of more than one of its subgroups of 8."""
+        return 8 if runtime.current().software else 128
+
+    @property
+    def fast_exp(self):
+        """The polynomial below is float32 and pays on the CPU only."""
+        return runtime.current().is_cpu and runtime.current().precision == "float32"
+
+
+LAYOUT = Layout()
+
+# Row and column of the six entries of a symmetric matrix: xx xy xz yy yz zz.
+ROW = (0, 0, 0, 1, 1, 2)
+COLUMN = (0, 1, 2, 1, 2, 2)
+
+
+def round_up(n, multiple):
+    return -(-n // multiple) * multiple
+
+
+@ti.func
+def exp(x):
+    """e^x; on the CPU in float32 a branch-free polynomial that LLVM vectorises (relative error 2e-7).
+
+    2^z = 2^n 2^f with n the nearest integer. Both ends are clamped: far lanes must give 0 and not NaN.
+    """
+    if ti.static(LAYOUT.fast_exp):
+        z = x * LOG2_E
+        n = ti.floor(z + 0.5)
+        f = z - n
+        p = f * 1.5403530e-4 + 1.33335581e-3
+        p = p * f + 9.61812911e-3
+        p = p * f + 5.55041087e-2
+        p = p * f + 2.40226507e-1
+        p = p * f + 6.93147181e-1
+        p = p * f + 1.0
+        e = ti.min(ti.max(ti.cast(n, ti.i32) + 127, 0), 254) << 23
+        return p * ti.bit_cast(e, ti.f32)
+    else:
+        return ti.exp(x)

@@ -1,0 +1,125 @@
+"""3D Gaussians -> 2D ellipses under a batch of views (exact for a parallel beam), and back.
+
+A view is M (2, 3) = projection / pixel size and t (2,): the ellipse has mean M mu + t and covariance
+M S M^T, in pixels, and the mass of the Gaussian, since a line integral keeps it.
+"""
+
+from taigs.kernels.layout import COLUMN, LAYOUT, ROW, exp
+from taigs.runtime import ti
+
+TWO_PI = 6.283185307179586
+
+
+@ti.func
+def load_view(views: ti.template(), b):
+    """M as a (2, 3) matrix."""
+    return ti.Matrix([[views.table[b, i * 3 + j] for j in range(3)] for i in range(2)])
+
+
+@ti.kernel
+def project(cloud: ti.template(), views: ti.template(), ellipses: ti.template(), n_chunks: int, n_views: int):
+    """Exponent a dx^2 + b dx dy + c dy^2 and peak of every ellipse, and half-widths of its support."""
+    # inputs:  cloud.raw (position), cloud.cov (6, capacity), cloud.mass; views.table (B, 8)
+    # outputs (overwritten), index view * capacity + g: ellipses.a b c peak, x y (mean), rx ry (cut-off half-widths),
+    #          q = exp(2 c), the ratio of ratios of successive rows
+    for k in range(LAYOUT.stride * n_chunks * n_views):
+        if k % LAYOUT.stride == 0:
+            task = k // LAYOUT.stride
+            view = task // n_chunks
+            first = (task - view * n_chunks) * LAYOUT.chunk
+            o = view * ti.static(ellipses.capacity)
+            M = load_view(views, view)
+            tx = views.table[view, 6]; ty = views.table[view, 7]
+            cut = ti.static(ellipses.cutoff)
+            for g in range(first, first + LAYOUT.chunk):
+                s0 = cloud.cov[0][g]; s1 = cloud.cov[1][g]; s2 = cloud.cov[2][g]
+                s3 = cloud.cov[3][g]; s4 = cloud.cov[4][g]; s5 = cloud.cov[5][g]
+                u0 = s0 * M[0, 0] + s1 * M[0, 1] + s2 * M[0, 2]
+                u1 = s1 * M[0, 0] + s3 * M[0, 1] + s4 * M[0, 2]
+                u2 = s2 * M[0, 0] + s4 * M[0, 1] + s5 * M[0, 2]
+                v0 = s0 * M[1, 0] + s1 * M[1, 1] + s2 * M[1, 2]
+                v1 = s1 * M[1, 0] + s3 * M[1, 1] + s4 * M[1, 2]
+                v2 = s2 * M[1, 0] + s4 * M[1, 1] + s5 * M[1, 2]
+                cxx = M[0, 0] * u0 + M[0, 1] * u1 + M[0, 2] * u2
+                cxy = M[1, 0] * u0 + M[1, 1] * u1 + M[1, 2] * u2
+                cyy = M[1, 0] * v0 + M[1, 1] * v1 + M[1, 2] * v2
+                inverse = 1.0 / (cxx * cyy - cxy * cxy)
+                c = -0.5 * cxx * inverse
+                ellipses.rx[o + g] = cut * ti.sqrt(cxx)
+                ellipses.ry[o + g] = cut * ti.sqrt(cyy)
+                ellipses.a[o + g] = -0.5 * cyy * inverse
+                ellipses.b[o + g] = cxy * inverse
+                ellipses.c[o + g] = c
+                ellipses.peak[o + g] = cloud.mass[g] * ti.sqrt(inverse) * (1.0 / TWO_PI)
+                ellipses.q[o + g] = exp(2.0 * c)
+            for g in range(first, first + LAYOUT.chunk):
+                x = cloud.raw[0][g]; y = cloud.raw[1][g]; z = cloud.raw[2][g]
+                ellipses.x[o + g] = M[0, 0] * x + M[0, 1] * y + M[0, 2] * z + tx
+                ellipses.y[o + g] = M[1, 0] * x + M[1, 1] * y + M[1, 2] * z + ty
+
+
+# mean = M mu + t:      dL/dmu = M^T v_mean,            dL/dM = v_mean mu^T,  dL/dt = v_mean
+# C = M S M^T:          dL/dS  = M^T v_C M,             dL/dM = 2 v_C M S     (v_C symmetric)
+# mass of the ellipse = mass of the Gaussian.
+# Sums over views are taken by the task that owns the Gaussian; sums over Gaussians chunk by chunk.
+@ti.kernel
+def project_vjp(
+    cloud: ti.template(), views: ti.template(), ellipses: ti.template(), n_chunks: int, n_views: int,
+    with_pose: ti.template(),
+):  # fmt: skip
+    # inputs:     cloud.raw, cloud.cov; views.table (B, 8)
+    # cotangents: ellipses.v_x v_y v_xx v_xy v_yy v_mass, index view * capacity + g
+    # outputs (overwritten): cloud.v_pos (3, capacity), cloud.v_cov (6, capacity), cloud.v_mass;
+    #          with_pose: views.v_parts (B, n_chunks, 8), the chunk's share of dL/dM (6) and dL/dt (2)
+    for k in range(LAYOUT.stride * n_chunks):
+        if k % LAYOUT.stride == 0:
+            block = k // LAYOUT.stride
+            first = block * LAYOUT.chunk
+            for g in range(first, first + LAYOUT.chunk):
+                for j in ti.static(range(3)):
+                    cloud.v_pos[j][g] = 0.0
+                for j in ti.static(range(6)):
+                    cloud.v_cov[j][g] = 0.0
+                cloud.v_mass[g] = 0.0
+            for view in range(n_views):
+                o = view * ti.static(ellipses.capacity)
+                M = load_view(views, view)
+                for g in range(first, first + LAYOUT.chunk):
+                    vx = ellipses.v_x[o + g]; vy = ellipses.v_y[o + g]
+                    for j in ti.static(range(3)):
+                        cloud.v_pos[j][g] = cloud.v_pos[j][g] + M[0, j] * vx + M[1, j] * vy
+                    cloud.v_mass[g] = cloud.v_mass[g] + ellipses.v_mass[o + g]
+                for g in range(first, first + LAYOUT.chunk):
+                    xx = ellipses.v_xx[o + g]; xy = ellipses.v_xy[o + g]; yy = ellipses.v_yy[o + g]
+                    for i in ti.static(range(6)):
+                        a = ti.static(ROW[i]); b = ti.static(COLUMN[i])
+                        cloud.v_cov[i][g] = cloud.v_cov[i][g] + (
+                            M[0, a] * (xx * M[0, b] + xy * M[1, b]) + M[1, a] * (xy * M[0, b] + yy * M[1, b])
+                        )
+                if ti.static(with_pose):
+                    pose_share(cloud, views, ellipses, view, block, o, first, M)
+
+
+@ti.func
+def pose_share(
+    cloud: ti.template(), views: ti.template(), ellipses: ti.template(), view, block, o, first, M: ti.template()
+):
+    """One chunk's part of dL/dM and dL/dt of one view."""
+    d = ti.Matrix.zero(float, 2, 3)
+    tx = 0.0; ty = 0.0
+    for g in range(first, first + LAYOUT.chunk):
+        s0 = cloud.cov[0][g]; s1 = cloud.cov[1][g]; s2 = cloud.cov[2][g]
+        s3 = cloud.cov[3][g]; s4 = cloud.cov[4][g]; s5 = cloud.cov[5][g]
+        vx = ellipses.v_x[o + g]; vy = ellipses.v_y[o + g]
+        xx = 2 * ellipses.v_xx[o + g]; xy = 2 * ellipses.v_xy[o + g]; yy = 2 * ellipses.v_yy[o + g]
+        MS = M @ ti.Matrix([[s0, s1, s2], [s1, s3, s4], [s2, s4, s5]])
+        for j in ti.static(range(3)):
+            d[0, j] += vx * cloud.raw[j][g] + xx * MS[0, j] + xy * MS[1, j]
+            d[1, j] += vy * cloud.raw[j][g] + xy * MS[0, j] + yy * MS[1, j]
+        tx += vx
+        ty += vy
+    for j in ti.static(range(3)):
+        views.v_parts[view, block, j] = d[0, j]
+        views.v_parts[view, block, 3 + j] = d[1, j]
+    views.v_parts[view, block, 6] = tx
+    views.v_parts[view, block, 7] = ty

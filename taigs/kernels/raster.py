@@ -1,0 +1,176 @@
+"""2D ellipses -> images, and back: the CPU form of the forward and the gradient of both forms.
+
+The support of an ellipse is the rows within `ry` of its mean times the aligned 8-pixel blocks that
+its width `rx` touches: the same set of pixels in every form, so that backends agree to rounding.
+"""
+
+from taigs.kernels.layout import LAYOUT, SUPPORT, exp
+from taigs.runtime import ti
+
+FAR = 1e6  # px: keeps the conversion to integers defined for any finite mean and width
+NARROW = -4.0  # c below this (sigma_y given x < 0.35 px): rows differ too much for the recurrence
+
+
+@ti.func
+def support(ellipses: ti.template(), i, height, blocks):
+    """First and last row, first and last vector of ellipse i, clipped to the image (may be empty)."""
+    x = ellipses.x[i]; y = ellipses.y[i]; rx = ellipses.rx[i]; ry = ellipses.ry[i]
+    per_support = ti.static(SUPPORT // LAYOUT.lanes)
+    y0 = ti.cast(ti.ceil(ti.max(ti.min(y - ry, FAR), -FAR)), ti.i32)
+    y1 = ti.cast(ti.floor(ti.max(ti.min(y + ry, FAR), -FAR)), ti.i32)
+    x0 = ti.cast(ti.ceil(ti.max(ti.min(x - rx, FAR), -FAR)), ti.i32) >> 3
+    x1 = ti.cast(ti.floor(ti.max(ti.min(x + rx, FAR), -FAR)), ti.i32) >> 3
+    return (
+        ti.max(y0, 0),
+        ti.min(y1, height - 1),
+        ti.max(x0 * per_support, 0),
+        ti.min(x1 * per_support + (per_support - 1), blocks - 1),
+    )
+
+
+@ti.func
+def needs_exp_per_row(a, b, c, cutoff: ti.template()):
+    """The row recurrence starts at the first row of the support, whose value underflows float32 for
+    strongly correlated or very narrow ellipses; on a GPU exponentials are cheaper than the recurrence."""
+    bound = ti.static(max(0.0, 1.0 - cutoff**2 / 80.0) ** 2)
+    answer = True
+    if ti.static(LAYOUT.lanes > 1):
+        answer = b * b > bound * 4.0 * a * c or c < NARROW
+    return answer
+
+
+@ti.kernel
+def raster(
+    ellipses: ti.template(), images: ti.template(), n_chunks: int, n_views: int, n_parts: int, height: int,
+    blocks: int,
+):  # fmt: skip
+    """Sum of all ellipses of a view; one private image per (part of the cloud, view), no atomics."""
+    # inputs:  ellipses (index view * capacity + g)
+    # outputs (overwritten): images.parts (n_parts * n_views, height, blocks) vectors
+    for k in range(LAYOUT.stride * n_parts * n_views):
+        if k % LAYOUT.stride == 0:
+            task = k // LAYOUT.stride
+            part = task // n_views
+            view = task - part * n_views
+            base = task * height * blocks
+            lane = images.lane[0]
+            zero = ti.Vector([0.0] * LAYOUT.lanes)
+            for i in range(base, base + height * blocks):
+                images.parts[i] = zero
+            o = view * ti.static(ellipses.capacity)
+            for i in range(
+                o + part * n_chunks // n_parts * LAYOUT.chunk,
+                o + (part + 1) * n_chunks // n_parts * LAYOUT.chunk,
+            ):
+                y0, y1, k0, k1 = support(ellipses, i, height, blocks)
+                rows = y1 - y0 + 1
+                x = ellipses.x[i]; a = ellipses.a[i]; b = ellipses.b[i]; c = ellipses.c[i]
+                peak = ellipses.peak[i]; q = ellipses.q[i]
+                dy = y0 - ellipses.y[i]
+                if needs_exp_per_row(a, b, c, ti.static(ellipses.cutoff)):
+                    for kx in range(k0, k1 + 1):
+                        dx = lane + (kx * LAYOUT.lanes - x)
+                        p = base + y0 * blocks + kx
+                        d = dy
+                        for _ in range(rows):
+                            images.parts[p] = images.parts[p] + peak * exp((a * dx + b * d) * dx + c * d * d)
+                            d += 1.0
+                            p += blocks
+                else:
+                    # f(y+1)/f(y) = r(y) and r(y+1)/r(y) = q: two exponentials a column instead of one a pixel
+                    bdy = b * dy; cdy2 = c * dy * dy; ratio = c * (2 * dy + 1)
+                    for kx in range(k0, k1 + 1):
+                        dx = lane + (kx * LAYOUT.lanes - x)
+                        f = peak * exp((a * dx + bdy) * dx + cdy2)
+                        r = exp(b * dx + ratio)
+                        p = base + y0 * blocks + kx
+                        qq = 1.0
+                        for _ in range(rows):
+                            images.parts[p] = images.parts[p] + f
+                            f *= r * qq
+                            qq *= q
+                            p += blocks
+
+
+# With g = exp(a dx^2 + b dx dy + c dy^2), Q = C^-1 = [[-2a, -b], [-b, -2c]], P = peak = mass / (2 pi |C|^1/2), and
+# s0 = sum r g, s1 = sum r g d, s2 = sum r g d d^T over the support, r = dL/dimage:
+#   dL/dmean = P Q s1;   dL/dC = P/2 (Q s2 Q - s0 Q)   (s0 Q: the peak falls as |C| grows);   dL/dmass = s0 P / mass
+# s1 and s2 are taken about the mean; powers of dx are applied once a column, powers of dy once a row.
+@ti.kernel
+def raster_vjp(
+    ellipses: ti.template(), images: ti.template(), n_chunks: int, n_views: int, height: int, blocks: int
+):
+    # inputs:     ellipses (index view * capacity + g)
+    # cotangents: images.residual (n_views, height, blocks) vectors
+    # outputs (overwritten): ellipses.v_x v_y (mean), v_xx v_xy v_yy (entries of dL/dC), v_mass
+    for k in range(LAYOUT.stride * n_chunks * n_views):
+        if k % LAYOUT.stride == 0:
+            task = k // LAYOUT.stride
+            view = task // n_chunks
+            first = view * ti.static(ellipses.capacity) + (task - view * n_chunks) * LAYOUT.chunk
+            base = view * height * blocks
+            lane = images.lane[0]
+            zero = ti.Vector([0.0] * LAYOUT.lanes)
+            s = task * 6
+            for i in range(first, first + LAYOUT.chunk):
+                y0, y1, k0, k1 = support(ellipses, i, height, blocks)
+                rows = y1 - y0 + 1
+                x = ellipses.x[i]; a = ellipses.a[i]; b = ellipses.b[i]; c = ellipses.c[i]; q = ellipses.q[i]
+                dy = y0 - ellipses.y[i]
+                # Sums kept in memory: LLVM vectorises from stores, registers would be summed lane by lane.
+                for j in ti.static(range(6)):
+                    images.sums[s + j] = zero
+                per_row = needs_exp_per_row(a, b, c, ti.static(ellipses.cutoff))
+                bdy = b * dy; cdy2 = c * dy * dy; ratio = c * (2 * dy + 1)
+                for kx in range(k0, k1 + 1):
+                    dx = lane + (kx * LAYOUT.lanes - x)
+                    p = base + y0 * blocks + kx
+                    w0 = zero; w1 = zero; w2 = zero
+                    d = dy
+                    if per_row:
+                        for _ in range(rows):
+                            w = images.residual[p] * exp((a * dx + b * d) * dx + c * d * d)
+                            w0 += w
+                            w1 += w * d
+                            w2 += w * (d * d)
+                            p += blocks
+                            d += 1.0
+                    else:
+                        f = exp((a * dx + bdy) * dx + cdy2)
+                        r = exp(b * dx + ratio)
+                        qq = 1.0
+                        for _ in range(rows):
+                            w = images.residual[p] * f
+                            w0 += w
+                            w1 += w * d
+                            w2 += w * (d * d)
+                            f *= r * qq
+                            qq *= q
+                            p += blocks
+                            d += 1.0
+                    images.sums[s] = images.sums[s] + w0
+                    images.sums[s + 1] = images.sums[s + 1] + w0 * dx
+                    images.sums[s + 2] = images.sums[s + 2] + w1
+                    images.sums[s + 3] = images.sums[s + 3] + w0 * (dx * dx)
+                    images.sums[s + 4] = images.sums[s + 4] + w1 * dx
+                    images.sums[s + 5] = images.sums[s + 5] + w2
+                ellipses.v_mass[i] = images.sums[s].sum()
+                ellipses.v_x[i] = images.sums[s + 1].sum()
+                ellipses.v_y[i] = images.sums[s + 2].sum()
+                ellipses.v_xx[i] = images.sums[s + 3].sum()
+                ellipses.v_xy[i] = images.sums[s + 4].sum()
+                ellipses.v_yy[i] = images.sums[s + 5].sum()
+            for i in range(first, first + LAYOUT.chunk):
+                s0 = ellipses.v_mass[i]; sx = ellipses.v_x[i]; sy = ellipses.v_y[i]
+                sxx = ellipses.v_xx[i]; sxy = ellipses.v_xy[i]; syy = ellipses.v_yy[i]
+                qx = -2.0 * ellipses.a[i]; qz = -ellipses.b[i]; qy = -2.0 * ellipses.c[i]
+                peak = ellipses.peak[i]
+                txx = qx * sxx + qz * sxy; txy = qx * sxy + qz * syy  # Q s2
+                tyx = qz * sxx + qy * sxy; tyy = qz * sxy + qy * syy
+                ellipses.v_x[i] = peak * (qx * sx + qz * sy)
+                ellipses.v_y[i] = peak * (qz * sx + qy * sy)
+                ellipses.v_xx[i] = 0.5 * peak * (txx * qx + txy * qz - s0 * qx)
+                ellipses.v_xy[i] = 0.5 * peak * (txx * qz + txy * qy - s0 * qz)
+                ellipses.v_yy[i] = 0.5 * peak * (tyx * qz + tyy * qy - s0 * qy)
+                # P / mass = sqrt(|Q|) / (2 pi), defined for mass 0 too
+                ellipses.v_mass[i] = s0 * ti.sqrt(qx * qy - qz * qz) * 0.15915494309189535

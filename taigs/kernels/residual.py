@@ -1,0 +1,71 @@
+"""Model images against measured ones: sums for gain and offset, weighted residual, loss.
+
+loss = 1/2 sum_v w_v sum_pixels (gain_v model + offset_v - target)^2
+"""
+
+from taigs.kernels.fields import STRIPS
+from taigs.kernels.layout import LAYOUT
+from taigs.runtime import ti
+
+
+@ti.func
+def inside(images: ti.template(), column, width):
+    """1 for the lanes of a vector that lie in the image, 0 beyond its last column."""
+    return ti.select(images.lane[0] + column * LAYOUT.lanes < width - 0.5, 1.0, 0.0)
+
+
+@ti.kernel
+def collect(images: ti.template(), n_views: int, n_parts: int, height: int, width: int, blocks: int):
+    """Add the private images into the first, and take the sums from which gain and offset follow."""
+    # inputs:  images.parts, images.target
+    # outputs (overwritten): images.parts (first n_views images), images.statistics (n_views * strips, 6):
+    #          sums over pixels of model, model^2, model * target, target, target^2
+    for k in range(LAYOUT.stride * n_views * STRIPS):
+        if k % LAYOUT.stride == 0:
+            task = k // LAYOUT.stride
+            view = task // STRIPS
+            strip = task - view * STRIPS
+            size = height * blocks
+            zero = ti.Vector([0.0] * LAYOUT.lanes)
+            s1 = zero; s2 = zero; s3 = zero; s4 = zero; s5 = zero
+            for row in range(strip * height // STRIPS, (strip + 1) * height // STRIPS):
+                for column in range(blocks):
+                    i = view * size + row * blocks + column
+                    v = images.parts[i]
+                    for p in range(1, n_parts):
+                        v += images.parts[i + p * n_views * size]
+                    images.parts[i] = v
+                    m = inside(images, column, width)
+                    v *= m
+                    t = images.target[i] * m
+                    s1 += v
+                    s2 += v * v
+                    s3 += v * t
+                    s4 += t
+                    s5 += t * t
+            images.statistics[task, 0] = s1.sum()
+            images.statistics[task, 1] = s2.sum()
+            images.statistics[task, 2] = s3.sum()
+            images.statistics[task, 3] = s4.sum()
+            images.statistics[task, 4] = s5.sum()
+
+
+@ti.kernel
+def residual(images: ti.template(), n_views: int, height: int, width: int, blocks: int):
+    """dL/dmodel = w gain (gain model + offset - target), and the loss in column 5 of the statistics."""
+    # inputs:  images.parts (summed), images.target, images.scale (n_views, 3): gain, offset, weight
+    # outputs (overwritten): images.residual; images.statistics[:, 5]
+    for k in range(LAYOUT.stride * n_views * STRIPS):
+        if k % LAYOUT.stride == 0:
+            task = k // LAYOUT.stride
+            view = task // STRIPS
+            strip = task - view * STRIPS
+            gain = images.scale[view, 0]; offset = images.scale[view, 1]; weight = images.scale[view, 2]
+            loss = ti.Vector([0.0] * LAYOUT.lanes)
+            for row in range(strip * height // STRIPS, (strip + 1) * height // STRIPS):
+                for column in range(blocks):
+                    i = view * height * blocks + row * blocks + column
+                    d = (gain * images.parts[i] + offset - images.target[i]) * inside(images, column, width)
+                    images.residual[i] = d * (weight * gain)
+                    loss += d * d
+            images.statistics[task, 5] = 0.5 * weight * loss.sum()

@@ -1,0 +1,264 @@
+"""Rendering a cloud: host side of the kernels. NumPy in, NumPy out."""
+
+import numpy as np
+
+from taigs import runtime
+from taigs.cloud import GaussianCloud, download, float_type, read_scalars, upload
+from taigs.errors import InputError
+from taigs.kernels import transfer
+from taigs.kernels.covariance import covariance, covariance_vjp
+from taigs.kernels.fields import CloudFields, EllipseFields, ImageFields, ViewFields, VoxelFields, image_blocks
+from taigs.kernels.layout import LAYOUT, round_up
+from taigs.kernels.project import project as project_kernel
+from taigs.kernels.project import project_vjp as project_vjp_kernel
+from taigs.kernels.raster import raster, raster_vjp
+from taigs.kernels.tiles import TileFields, tile_raster
+from taigs.kernels.voxelize import prepare_voxels
+from taigs.kernels.voxelize import voxelize as voxelize_kernel
+from taigs.kernels.voxelize import voxelize_vjp as voxelize_vjp_kernel
+from taigs.views import Grid
+
+IMAGES_IN_FLIGHT = 8  # private images per batch on the CPU: enough tasks for 8 threads, the same for any number
+
+
+class Renderer:
+    """Device memory and launches for one cloud under batches of views.
+
+    Parameters
+    ----------
+    capacity : int
+        Most Gaussians the cloud may grow to.
+    n_views : int
+        Most views in one batch.
+    image_shape : (H, W)
+        Largest image.
+    signed, with_pose : bool
+        Masses may be negative; gradients of the views' geometry are wanted.
+    form : {"auto", "private", "tiles"}
+        Rasteriser: private images (CPU) or tiles (GPU).
+    """
+
+    def __init__(self, capacity, n_views, image_shape, signed=False, cutoff=4.0, with_pose=False, form="auto"):
+        on_cpu = runtime.current().is_cpu
+        self.form = ("private" if on_cpu else "tiles") if form == "auto" else form
+        self.with_pose = with_pose
+        self.n_parts = -(-IMAGES_IN_FLIGHT // n_views) if self.form == "private" else 1
+        self.cloud = CloudFields(capacity, signed)
+        self.views = ViewFields(n_views, capacity if with_pose else 0)
+        self.ellipses = EllipseFields(n_views, capacity, cutoff)
+        self.images = ImageFields(n_views, self.n_parts, *image_shape, capacity)
+        self.tiles = TileFields(n_views, *image_shape) if self.form == "tiles" else None
+        self.n = 0
+        self.n_views = 0
+
+    def set_cloud(self, cloud: GaussianCloud):
+        upload(cloud, self.cloud)
+        self.n = len(cloud)
+
+    def get_cloud(self):
+        return download(self.cloud, self.n)
+
+    @property
+    def n_chunks(self):
+        return round_up(self.n, LAYOUT.chunk) // LAYOUT.chunk
+
+    def set_views(self, matrices, offsets, image_shape):
+        """Geometry of the batch: (B, 2, 3) pixels per Angstrom, (B, 2) pixels (x, y), and the images' (H, W)."""
+        self.n_views = len(matrices)
+        self.height, self.width = image_shape
+        self.blocks = image_blocks(self.width)
+        table = np.zeros(self.views.table.shape, float_type())
+        table[: self.n_views, :6] = np.reshape(matrices, (-1, 6))
+        table[: self.n_views, 6:] = offsets
+        self.views.table.from_numpy(table)
+
+    def forward(self):
+        """Draw the batch into images.parts."""
+        covariance(self.cloud, self.n_chunks)
+        project_kernel(self.cloud, self.views, self.ellipses, self.n_chunks, self.n_views)
+        if self.form == "tiles":
+            tile_raster(self.tiles, self.ellipses, self.images, self.n, self.n_views, self.height, self.blocks)
+        else:
+            raster(
+                self.ellipses, self.images, self.n_chunks, self.n_views, self.n_parts, self.height, self.blocks
+            )
+
+    def backward(self):
+        """Pull images.residual back to cloud.v_raw (and views.v_parts)."""
+        raster_vjp(self.ellipses, self.images, self.n_chunks, self.n_views, self.height, self.blocks)
+        project_vjp_kernel(
+            self.cloud, self.views, self.ellipses, self.n_chunks, self.n_views, self.with_pose
+        )
+        covariance_vjp(self.cloud, self.n_chunks)
+
+    def get_images(self):
+        """(B, H, W) images last drawn."""
+        size = self.height * self.blocks
+        out = np.empty(self.n_parts * self.n_views * size * LAYOUT.lanes, float_type())
+        transfer.store_vectors(self.images.parts, out, len(out) // LAYOUT.lanes)
+        out = out.reshape(self.n_parts, self.n_views, self.height, -1)
+        return out.sum(axis=0)[:, :, : self.width]
+
+    def load_images(self, vectors, images):
+        """Copy (B, H, W) images into a field of vectors, columns padded with zeros."""
+        images = np.asarray(images, float_type())
+        padded = np.zeros((*images.shape[:2], round_up(images.shape[2], 8)), float_type())
+        padded[:, :, : images.shape[2]] = images
+        transfer.load_vectors(vectors, padded.reshape(-1), padded.size // LAYOUT.lanes)
+
+
+def project(cloud, rotation, shape, pixel_size, shift=(0.0, 0.0), centre=None, cutoff=4.0):
+    """Image of a cloud along one axis: a sum of line integrals, density x Angstrom / pixel area.
+
+    The sum over the image is the sum of the masses. Source: the projection of a Gaussian along z'
+    keeps its mass and drops the third row and column of the rotated covariance.
+
+    Parameters
+    ----------
+    cloud : GaussianCloud
+    rotation : (3, 3) or (2, 3) array
+        Volume -> image.
+    shape : (H, W)
+        Pixels.
+    pixel_size : float
+        Angstrom.
+    shift : (x, y)
+        Pixels.
+    centre : (x, y), optional
+        Pixel of the volume centre; default (n - 1) / 2.
+    cutoff : float
+        Sigmas at which a Gaussian is cut off.
+
+    Returns
+    -------
+    (H, W) array
+    """
+    renderer = _one_view(cloud, rotation, shape, pixel_size, shift, centre, cutoff)
+    renderer.forward()
+    return renderer.get_images()[0]
+
+
+def project_vjp(cloud, rotation, v_image, pixel_size, shift=(0.0, 0.0), centre=None, cutoff=4.0):
+    """Gradient of sum(v_image * project(...)) with respect to the cloud, the rotation and the shift.
+
+    Parameters
+    ----------
+    v_image : (H, W) array
+        Cotangent of the image; the other parameters are those of `project`.
+
+    Returns
+    -------
+    dict
+        positions (N, 3), log_sigmas (N, 3), quaternions (N, 4), masses (N,) as the cloud's;
+        rotation (2, 3), dL/d(first two rows); shift (2,), dL/d(pixel).
+    """
+    shape = np.shape(v_image)
+    renderer = _one_view(cloud, rotation, shape, pixel_size, shift, centre, cutoff)
+    renderer.forward()
+    renderer.load_images(renderer.images.residual, np.asarray(v_image)[None])
+    renderer.backward()
+    gradient = cloud_gradient(renderer.cloud, len(cloud))
+    parts = renderer.views.v_parts.to_numpy()[0, : renderer.n_chunks].astype(np.float64).sum(axis=0)
+    return {**gradient, "rotation": parts[:6].reshape(2, 3) / pixel_size, "shift": parts[6:]}
+
+
+def cloud_gradient(fields, n):
+    """dL/d(position, log sigma, quaternion, mass) from the last backward pass."""
+    v = read_scalars(fields.v_raw, n).astype(np.float64)
+    v_mass = read_scalars([fields.v_mass], n).astype(np.float64)[0]
+    return {"positions": v[:3].T, "log_sigmas": v[3:6].T, "quaternions": v[6:10].T, "masses": v_mass}
+
+
+def _one_view(cloud, rotation, shape, pixel_size, shift, centre, cutoff):
+    rotation = np.asarray(rotation, np.float64)
+    if rotation.shape not in ((3, 3), (2, 3)):
+        raise InputError(f"rotation has shape {rotation.shape}; expected (3, 3) or (2, 3)")
+    centre = ((shape[1] - 1) / 2, (shape[0] - 1) / 2) if centre is None else centre
+    renderer = Renderer(len(cloud), 1, shape, cloud.signed, cutoff, with_pose=True)
+    renderer.set_cloud(cloud)
+    renderer.set_views(rotation[None, :2] / pixel_size, (np.asarray(shift) + centre)[None], shape)
+    return renderer
+
+
+SLAB_VECTORS = 1 << 25  # bytes of one slab: 256 MB of float32 on the CPU
+PLANES_PER_TASK = 4
+
+
+class Voxelizer:
+    """Device memory and launches that turn a cloud into a volume slab by slab, and its gradient."""
+
+    def __init__(self, fields: CloudFields, grid: Grid, cutoff=4.0):
+        nz, self.height, self.width = grid.shape
+        self.blocks = image_blocks(self.width)
+        self.grid = grid
+        self.fields = fields
+        self.planes = min(nz, max(1, SLAB_VECTORS // (self.height * self.blocks)))
+        self.voxels = VoxelFields(fields.capacity, self.planes, self.height, self.width, cutoff)
+        self.voxels.grid.from_numpy(np.array([*grid.lower, grid.voxel_size], float_type()))
+
+    def _slabs(self):
+        nz = self.grid.shape[0]
+        return [(z, min(z + self.planes, nz)) for z in range(0, nz, self.planes)]
+
+    def _prepare(self, n):
+        chunks = round_up(n, LAYOUT.chunk) // LAYOUT.chunk
+        covariance(self.fields, chunks)
+        prepare_voxels(self.fields, self.voxels, chunks)
+        return chunks
+
+    def add(self, n, volume, weight=1.0):
+        """volume += weight * density of the first n Gaussians, per voxel; volume (nz, ny, nx) float array."""
+        self._prepare(n)
+        padded = self.blocks * LAYOUT.lanes
+        for z0, z1 in self._slabs():
+            vectors = (z1 - z0) * self.height * self.blocks
+            transfer.fill(self.voxels.slab, vectors, 0.0)
+            tasks = -(-(z1 - z0) // PLANES_PER_TASK) if LAYOUT.lanes > 1 else n
+            voxelize_kernel(self.voxels, n, tasks, z0, z1, self.height, self.blocks)
+            out = np.empty(vectors * LAYOUT.lanes, float_type())
+            transfer.store_vectors(self.voxels.slab, out, vectors)
+            volume[z0:z1] += weight * out.reshape(z1 - z0, self.height, padded)[:, :, : self.width]
+        return volume
+
+    def vjp(self, n, v_volume):
+        """dL/d(raw parameters) into fields.v_raw from dL/dvolume, for the density per voxel."""
+        chunks = self._prepare(n)
+        for field in (*self.fields.v_pos, *self.fields.v_cov, self.fields.v_mass):
+            field.fill(0)
+        for z0, z1 in self._slabs():
+            padded = np.zeros((z1 - z0, self.height, self.blocks * LAYOUT.lanes), float_type())
+            padded[:, :, : self.width] = v_volume[z0:z1]
+            transfer.load_vectors(self.voxels.slab, padded.reshape(-1), padded.size // LAYOUT.lanes)
+            voxelize_vjp_kernel(self.fields, self.voxels, chunks, z0, z1, self.height, self.blocks)
+        covariance_vjp(self.fields, chunks)
+
+
+def voxelize(cloud, grid, pixel_size=None, cutoff=4.0):
+    """Density of a cloud on a grid, computed slab by slab.
+
+    Parameters
+    ----------
+    cloud : GaussianCloud
+    grid : Grid or (nz, ny, nx)
+        With a shape, `pixel_size` (Angstrom) is needed and the centre is at (n - 1) / 2.
+    cutoff : float
+        Sigmas at which a Gaussian is cut off.
+
+    Returns
+    -------
+    (nz, ny, nx) float32 array
+        Density at the voxel centres, in mass per cubic Angstrom.
+    """
+    grid = grid if isinstance(grid, Grid) else Grid(tuple(grid), pixel_size)
+    fields = CloudFields(len(cloud), cloud.signed)
+    upload(cloud, fields)
+    volume = np.zeros(grid.shape, np.promote_types(float_type(), np.float32))
+    return Voxelizer(fields, grid, cutoff).add(len(cloud), volume, grid.voxel_size**-3)
+
+
+def voxelize_vjp(cloud, grid, v_volume, cutoff=4.0):
+    """Gradient of sum(v_volume * voxelize(cloud, grid)) with respect to the cloud: dict as project_vjp's."""
+    fields = CloudFields(len(cloud), cloud.signed)
+    upload(cloud, fields)
+    Voxelizer(fields, grid, cutoff).vjp(len(cloud), np.asarray(v_volume) * grid.voxel_size**-3)
+    return cloud_gradient(fields, len(cloud))
