@@ -1,0 +1,256 @@
+"""The command line: reads options, calls the library, turns errors into one line and an exit code.
+
+Everything heavy is imported inside the commands, so that ``taigs --help`` answers at once.
+"""
+
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from taigs.cli.options import (
+    Arch,
+    ArchOption,
+    Contrast,
+    DebugOption,
+    OutputOption,
+    OverwriteOption,
+    QuietOption,
+    SeedOption,
+    ThreadsOption,
+    file_option,
+    numbers,
+)
+from taigs.errors import TaigsError
+
+app = typer.Typer(
+    help="3D structure from cryo-EM images as a cloud of Gaussians.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False):
+    if version:
+        from taigs import __version__
+
+        print(f"taigs {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def tilt(
+    context: typer.Context,
+    stack: Annotated[Path, typer.Argument(metavar="STACK", help="MRC stack: raw with --xf, or aligned.")],
+    angles: Annotated[Path, file_option("Tilt angles in degrees, one a line (.tlt, .rawtlt).")],
+    output: OutputOption,
+    xf: Annotated[Path | None, file_option("IMOD's alignment of the raw stack (.xf).")] = None,
+    xtilt: Annotated[Path | None, file_option("Tilts about x in degrees, one a line (.xtilt).")] = None,
+    tilt_axis: Annotated[
+        float,
+        typer.Option(metavar="DEG", help="Tilt axis from vertical, degrees; for a raw stack without --xf."),
+    ] = 0.0,
+    thickness: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PX", min=1, help="Thickness in unbinned pixels.  [default: from the image size]"
+        ),
+    ] = None,
+    pixel_size: Annotated[
+        float | None, typer.Option(metavar="A", help="Angstrom, unbinned.  [default: from the header]")
+    ] = None,
+    exclude: Annotated[str, typer.Option(metavar="LIST", help="Views to leave out, from 1, as 1,5-7.")] = "",
+    contrast: Annotated[Contrast, typer.Option(help="What dense matter looks like.")] = Contrast.auto,
+    bin: Annotated[int, typer.Option(metavar="N", min=1, help="Average over N x N pixels first.")] = 1,
+    dose: Annotated[Path | None, file_option("Dose before each view in e/A^2, one a line.")] = None,
+    signed: Annotated[bool, typer.Option("--signed", help="Allow negative density.")] = False,
+    invert_angles: Annotated[bool, typer.Option("--invert-angles", help="Negate the tilt angles.")] = False,
+    mask_nonfinite: Annotated[
+        bool, typer.Option("--mask-nonfinite", help="Fill NaN and infinite pixels instead of refusing them.")
+    ] = False,
+    wbp: Annotated[bool, typer.Option(help="Write weighted back-projection too, as wbp.mrc.")] = True,
+    sirt: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Write N iterations of SIRT with positivity too, as sirt.mrc."),
+    ] = 0,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    arch: ArchOption = Arch.auto,
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+):
+    """Reconstruct a tomogram from a tilt series.
+
+    \b
+    Example:
+      taigs tilt ts.mrc --angles ts.tlt --xf ts.xf --thickness 300 -o ts
+
+    The folder then holds tomogram.mrc ([z, y, x], right-handed, z = thickness), model.npz (the Gaussians),
+    report.html, and what was run and how it went.
+    """
+    from taigs.io.tilt_series import read_tilt_series_with_notes
+    from taigs.report import RunDirectory
+
+    excluded = numbers(exclude)
+    with RunDirectory(output, overwrite) as directory:
+        with warnings.catch_warnings(record=True) as heard:
+            views, notes = read_tilt_series_with_notes(
+                stack, angles, xf, xtilt, tilt_axis, pixel_size, excluded, contrast.value, bin, dose,
+                invert_angles, mask_nonfinite,
+            )  # fmt: skip
+        warned = [str(warning.message) for warning in heard]
+        for line in [f"warning: {w}" for w in warned] + [f"note: {n}" for n in notes if not quiet]:
+            _say(line)
+
+        from taigs import runtime
+        from taigs.tilt import run_tilt
+
+        started = runtime.init(arch.value, threads=threads)
+        directory.begin(sys.argv, context.params, started)
+        with _progress(quiet) as progress:
+            run_tilt(
+                views,
+                directory,
+                thickness=None if thickness is None else max(1, round(thickness / bin)),
+                signed=signed,
+                wbp=wbp,
+                sirt=sirt,
+                seed=seed,
+                notes=warned + notes,
+                title=stack.name,
+                progress=progress,
+            )
+    print(directory / "tomogram.mrc")
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    output: OutputOption = Path("taigs-demo"),
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    arch: ArchOption = Arch.auto,
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+):
+    """Reconstruct a simulated tilt series beside WBP and SIRT.
+
+    Takes about a minute and needs no data; the folder then holds the maps, the truth and report.html.
+
+    \b
+    Example:
+      taigs demo -o taigs-demo
+    """
+    from taigs.report import RunDirectory
+
+    with RunDirectory(output, overwrite) as directory:
+        from taigs import runtime
+        from taigs.demo import results_table, run_demo
+
+        started = runtime.init(arch.value, threads=threads)
+        directory.begin(sys.argv, context.params, started)
+        with _progress(quiet) as progress:
+            result = run_demo(directory, seed, progress)
+    _console().print(results_table(result))
+    print(result.verdict)
+    print(f"report: {directory / 'report.html'}")
+
+
+@app.command()
+def info(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="MRC stack or volume, or model.npz.")],
+    debug: DebugOption = False,
+):
+    """Show what a file holds.
+
+    \b
+    Example:
+      taigs info tomogram.mrc
+    """
+    from taigs.cli.describe import describe_file
+
+    _print_pairs(describe_file(file))
+
+
+@app.command()
+def doctor(debug: DebugOption = False):
+    """Show versions, backends that start, and memory.
+
+    \b
+    Example:
+      taigs doctor
+    """
+    from taigs.cli.describe import describe_system
+
+    _print_pairs(describe_system())
+
+
+def main():
+    """Run the command line; the only way out is an exit code of errors.py."""
+    warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+    try:
+        app()
+    except TaigsError as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        _say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except SystemExit as stop:
+        # Typer's only 1 means that the reader of stdout left early (| head): no error of ours.
+        sys.exit(0 if stop.code == 1 else stop.code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        _say("error: this is a bug in taigs; please report it with the lines above")
+        sys.exit(1)
+    finally:
+        _flush_quietly()
+
+
+def _say(line):
+    print(line, file=sys.stderr)
+
+
+def _flush_quietly():
+    """A reader that left early (``| head``) is no error; without this Python complains at exit."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _progress(quiet):
+    from contextlib import closing
+
+    from taigs.progress import make_progress
+
+    return closing(make_progress(quiet))
+
+
+def _console():
+    from rich.console import Console
+
+    return Console()
+
+
+def _print_pairs(pairs):
+    """Aligned label and value lines."""
+    width = max(len(label) for label, _ in pairs) + 2
+    for label, value in pairs:
+        print(f"{label:<{width}}{value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Options that several commands share, and the parsing of their values."""
+
+import re
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Arch(str, Enum):
+    """Backends of --arch."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    vulkan = "vulkan"
+
+
+class Contrast(str, Enum):
+    """What dense matter looks like in the images."""
+
+    auto = "auto"
+    dark = "dark"
+    bright = "bright"
+
+
+def file_option(help):
+    """An option that names an input file."""
+    return typer.Option(metavar="FILE", help=help)
+
+
+OutputOption = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the results.")]
+SeedOption = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of all random choices.")]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="CPU threads; the result does not depend on it.  [default: all]"),
+]
+ArchOption = Annotated[Arch, typer.Option(help="Backend; auto takes the fastest that starts.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Write into a folder that holds files.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+def numbers(text):
+    """The integers of a list with ranges: 1,5-7 means 1, 5, 6 and 7."""
+    found = []
+    for part in filter(None, text.replace(" ", "").split(",")):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not match:
+            raise typer.BadParameter(
+                f'--exclude: "{part}" is not a number or range; expected 1,5-7 or similar'
+            )
+        first, last = match.groups()
+        found += range(int(first), int(last or first) + 1)
+    return found

@@ -1,0 +1,81 @@
+"""Voxels <-> aligned tilt images: one linear map and its transpose, for the WBP and SIRT baselines.
+
+The tilt axis is y, so planes of constant y are independent and y runs along the lanes of a vector.
+A voxel (x, z) meets image column u = x cos t + z sin t + offset; its value is shared linearly
+between the two nearest columns. Indices: volume (y block, z, x), images (y block, view, column).
+"""
+
+from taigs.kernels.fields import vectors
+from taigs.kernels.layout import LAYOUT, SUPPORT, round_up
+from taigs.runtime import ti
+
+
+@ti.data_oriented
+class TiltFields:
+    """A volume and aligned images in vectors along y; rays (V, 3): cos t, sin t, offset for voxel (0, 0), in pixels."""
+
+    def __init__(self, n_views, n_columns, shape):
+        self.nz, self.ny, self.nx = shape
+        self.n_views = n_views
+        self.n_columns = n_columns
+        self.blocks = round_up(self.ny, SUPPORT) // LAYOUT.lanes
+        self.volume = vectors(self.blocks * self.nz * self.nx)
+        self.images = vectors(self.blocks * n_views * n_columns)
+        self.rays = ti.field(float, shape=(n_views, 3))
+
+
+@ti.func
+def column_of(tilt: ti.template(), view, x, z):
+    """Column left of the ray, and the share of the column right of it."""
+    u = x * tilt.rays[view, 0] + z * tilt.rays[view, 1] + tilt.rays[view, 2]
+    left = ti.floor(u)
+    return ti.cast(left, ti.i32), u - left
+
+
+@ti.kernel
+def project_voxels(tilt: ti.template(), n_tasks: int, n_views: int, n_columns: int, nz: int, nx: int):
+    """images = A volume: every voxel adds to two columns of each view; a task owns its (y block, view)."""
+    # inputs:  tilt.volume
+    # outputs (overwritten): tilt.images
+    for k in range(LAYOUT.stride * n_tasks):
+        if k % LAYOUT.stride == 0:
+            task = k // LAYOUT.stride
+            block = task // n_views
+            view = task - block * n_views
+            base = task * n_columns
+            zero = ti.Vector([0.0] * LAYOUT.lanes)
+            for u in range(n_columns):
+                tilt.images[base + u] = zero
+            for z in range(nz):
+                for x in range(nx):
+                    u, w = column_of(tilt, view, x, z)
+                    v = tilt.volume[(block * nz + z) * nx + x]
+                    if 0 <= u < n_columns:
+                        tilt.images[base + u] = tilt.images[base + u] + (1 - w) * v
+                    if 0 <= u + 1 < n_columns:
+                        tilt.images[base + u + 1] = tilt.images[base + u + 1] + w * v
+
+
+@ti.kernel
+def back_project(tilt: ti.template(), n_tasks: int, n_views: int, n_columns: int, nz: int, nx: int):
+    """volume = A^T images: every voxel gathers from two columns of each view; a task owns its (y block, z)."""
+    # inputs:  tilt.images
+    # outputs (overwritten): tilt.volume
+    for k in range(LAYOUT.stride * n_tasks):
+        if k % LAYOUT.stride == 0:
+            task = k // LAYOUT.stride
+            block = task // nz
+            z = task - block * nz
+            for x in range(nx):
+                tilt.volume[task * nx + x] = ti.Vector([0.0] * LAYOUT.lanes)
+            for view in range(n_views):
+                base = (block * n_views + view) * n_columns
+                for x in range(nx):
+                    u, w = column_of(tilt, view, x, z)
+                    o = task * nx + x
+                    if 0 <= u < n_columns - 1:
+                        tilt.volume[o] = tilt.volume[o] + (1 - w) * tilt.images[base + u] + w * tilt.images[base + u + 1]
+                    elif u == n_columns - 1:
+                        tilt.volume[o] = tilt.volume[o] + (1 - w) * tilt.images[base + u]
+                    elif u == -1:
+                        tilt.volume[o] = tilt.volume[o] + w * tilt.images[base]

@@ -1,0 +1,220 @@
+"""The run directory, which says what was run and how it went, and the HTML report for people.
+
+The report is one file without scripts or network access; whatever it shows is escaped.
+"""
+
+import base64
+import contextlib
+import csv
+import json
+import logging
+import os
+import platform
+import shlex
+import time
+from dataclasses import asdict, dataclass, is_dataclass
+from importlib import metadata
+from pathlib import Path
+
+from taigs import __version__
+from taigs.errors import RefusedError, ResourceError
+from taigs.figures import curves_figure, fsc_figure, power_spectrum_figure, residual_figure, slices_figure
+from taigs.io.mrc import atomic_file
+
+__all__ = [
+    "Figure",
+    "RunDirectory",
+    "curves_figure",
+    "environment",
+    "fsc_figure",
+    "power_spectrum_figure",
+    "residual_figure",
+    "slices_figure",
+    "write_report",
+]
+
+PACKAGES = ("taichi", "numpy", "scipy", "mrcfile", "matplotlib")
+log = logging.getLogger("taigs")
+
+
+class RunDirectory:
+    """The folder of one run; a context manager that closes the log.
+
+    Parameters
+    ----------
+    path : path-like
+        Created if it is not there.
+    overwrite : bool
+        Write into a folder that holds files; those of the same names are replaced, others stay.
+
+    Raises
+    ------
+    RefusedError
+        The folder holds files and `overwrite` is False, or `path` is a file.
+    ResourceError
+        The folder cannot be created or written to.
+    """
+
+    def __init__(self, path, overwrite=False):
+        self.path = Path(path)
+        self._handler = self._columns = None
+        if self.path.exists() and not self.path.is_dir():
+            raise RefusedError(f"{path}: is a file; expected a folder; try another name")
+        try:
+            self._created = not self.path.exists()
+            self.path.mkdir(parents=True, exist_ok=True)
+            occupied = any(self.path.iterdir())
+        except OSError as error:
+            raise ResourceError(
+                f"{path}: cannot be created ({error.strerror}); try another folder"
+            ) from error
+        if occupied and not overwrite:
+            raise RefusedError(
+                f"{path}: holds files already; expected a new or empty folder; try --overwrite"
+            )
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise ResourceError(f"{path}: no permission to write; try another folder")
+
+    def __truediv__(self, name):
+        return self.path / name
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if error is not None and self._handler is not None:
+            log.error("%s: %s", kind.__name__, error)
+        self.close()
+        if error is not None and self._created:
+            with contextlib.suppress(OSError):  # a folder that holds something stays
+                self.path.rmdir()
+
+    def begin(self, command, config, runtime=None):
+        """Record what is about to run, and start ``run.log`` and ``metrics.csv`` anew.
+
+        Parameters
+        ----------
+        command : list of str
+            As typed.
+        config : dict or dataclass
+            Every setting, defaults included.
+        runtime : taigs.runtime.Runtime, optional
+            What Taichi started with.
+        """
+        self.write_text("command.txt", shlex.join(map(str, command)) + "\n")
+        self.write_json("config.json", asdict(config) if is_dataclass(config) else config)
+        self.write_json("environment.json", environment(runtime))
+        (self / "metrics.csv").unlink(missing_ok=True)
+        self._handler = logging.FileHandler(self / "run.log", mode="w", encoding="utf-8")
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(self._handler)
+        log.setLevel(logging.INFO)
+        log.info("%s", shlex.join(map(str, command)))
+
+    def log_metrics(self, row):
+        """Append a row to ``metrics.csv``; the first row's keys are the columns, None leaves a cell empty."""
+        new = self._columns is None
+        self._columns = list(row) if new else self._columns
+        with open(self / "metrics.csv", "w" if new else "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def write_text(self, name, text):
+        """Write a file of the run atomically."""
+        with atomic_file(self / name, overwrite=True) as file:
+            file.write(text.encode())
+
+    def write_json(self, name, value):
+        """Write a JSON file of the run atomically; paths and NumPy numbers become plain ones."""
+        self.write_text(name, json.dumps(value, indent=2, default=_plain) + "\n")
+
+    def close(self):
+        """End the log."""
+        if self._handler is not None:
+            log.removeHandler(self._handler)
+            self._handler.close()
+            self._handler = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of the report: what it shows, and the PNG."""
+
+    caption: str
+    png: bytes
+
+    @property
+    def uri(self):
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+
+
+def environment(runtime=None):
+    """Versions, platform and backend, as a dict for environment.json and bug reports."""
+    versions = {"taigs": __version__}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    found = {"python": platform.python_version(), "platform": platform.platform(), "versions": versions}
+    return found | ({"backend": asdict(runtime)} if runtime is not None else {})
+
+
+def write_report(
+    path, *, title, summary, verdict, tables=(), figures=(), notes=(), settings=None, timings=None
+):
+    """Write the report: one HTML file, readable offline, in light and dark, and on paper.
+
+    Parameters
+    ----------
+    path : path-like
+        Replaced, atomically, if it exists.
+    title, verdict : str
+        What was done; how it came out, in a sentence or two.
+    summary : list of (label, value)
+        The few figures a reader wants first.
+    tables : list of (caption, header, rows)
+        Cells are str or numbers; floats are shown with three digits.
+    figures : list of Figure
+    notes : list of str
+        What was assumed, and what the figures cannot show.
+    settings : dict, optional
+    timings : dict of str to float, optional
+        Seconds of each stage.
+
+    Raises
+    ------
+    ResourceError
+        The file cannot be written.
+    """
+    import jinja2
+
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("taigs"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    templates.filters["cell"] = _cell
+    text = templates.get_template("report.html.j2").render(
+        title=title,
+        summary=summary,
+        verdict=verdict,
+        tables=tables,
+        figures=figures,
+        notes=notes,
+        settings=settings or {},
+        timings=timings or {},
+        written=time.strftime("%Y-%m-%d %H:%M"),
+        environment=environment(),
+    )
+    with atomic_file(path, overwrite=True) as file:
+        file.write(text.encode())
+
+
+def _cell(value):
+    if value is None:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _plain(value):
+    """NumPy scalars and arrays, and paths, as JSON."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
