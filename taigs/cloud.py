@@ -7,9 +7,9 @@ import numpy as np
 from taigs import runtime
 from taigs.errors import InputError
 from taigs.kernels import transfer
+from taigs.kernels.densify import NOWHERE
 from taigs.kernels.fields import CloudFields
 
-NOWHERE = 1e9  # A: unused slots lie so far outside that no kernel ever draws them
 FLOOR = 1e-4  # smallest mass, in units of the cloud's mean, that softplus can still bring back
 
 

@@ -32,3 +32,7 @@ class RefusedError(TaigsError):
     """Going on would destroy something: an existing output, another run's folder."""
 
     exit_code = 6
+
+
+class InputWarning(UserWarning):
+    """Something about an input was guessed or left out; the message says what and how to decide it."""

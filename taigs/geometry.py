@@ -70,13 +70,14 @@ def check_rotations(matrices, tolerance=1e-3):
     matrices = np.asarray(matrices, float)
     if matrices.shape[-2:] != (3, 3):
         raise InputError(f"rotation matrices have shape {matrices.shape}; expected (..., 3, 3)")
-    error = np.abs(matrices @ np.swapaxes(matrices, -1, -2) - np.eye(3)).max(axis=(-1, -2))
-    bad = ~(error <= tolerance) | ~(np.linalg.det(matrices) > 0)  # NaN is bad too
-    if np.any(bad):
-        first = int(np.argmax(np.ravel(bad)))
-        found = np.linalg.det(matrices.reshape(-1, 3, 3)[first])
+    with np.errstate(invalid="ignore", over="ignore"):  # not-finite matrices are found bad below
+        error = np.abs(matrices @ np.swapaxes(matrices, -1, -2) - np.eye(3)).max(axis=(-1, -2))
+        determinant = np.linalg.det(matrices)
+    bad = np.ravel(~(error <= tolerance) | ~(determinant > 0))
+    if bad.any():
+        first = int(np.argmax(bad))
         raise InputError(
-            f"rotation matrix {first} is not a rotation (determinant {found:.4g}, "
+            f"rotation matrix {first} is not a rotation (determinant {np.ravel(determinant)[first]:.4g}, "
             f"R R^T differs from 1 by {np.ravel(error)[first]:.2g}); expected orthonormal rows, determinant 1"
         )
     return matrices

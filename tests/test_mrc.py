@@ -12,9 +12,9 @@ import mrcfile
 import numpy as np
 import pytest
 
-from taigs.errors import InputError, NumericalError, RefusedError, ResourceError
+from taigs.errors import InputError, InputWarning, NumericalError, RefusedError, ResourceError
 from taigs.io import mrc
-from taigs.io.mrc import InputWarning, open_stack, read_header, read_volume, write_stack, write_volume
+from taigs.io.mrc import open_stack, read_header, read_volume, write_stack, write_volume
 
 SHAPE = (3, 4, 5)
 
@@ -167,7 +167,7 @@ def test_damaged_compressed_files_are_refused_by_name(good, pack, damage):
 def test_a_missing_file_is_reported_with_the_nearest_name(good):
     with pytest.raises(InputError, match=r"god\.mrc: no such file; did you mean .*good\.mrc\?"):
         read_header(good.with_name("god.mrc"))
-    with pytest.raises(InputError, match="no such file$"):
+    with pytest.raises(InputError, match=r"no such file$"):
         read_header(good.parent / "nowhere" / "a.mrc")
 
 
@@ -195,7 +195,7 @@ def test_a_file_shorter_than_a_header_is_refused(good, size):
 @pytest.mark.parametrize("content", [bytes(2000), b"loop_\n" * 500, b"\x1f\x8b" + bytes(2000)])
 def test_a_file_of_another_kind_is_refused(good, content):
     good.write_bytes(content)
-    with pytest.raises(InputError, match="not an MRC file|compressed file is damaged"):
+    with pytest.raises(InputError, match=r"not an MRC file|compressed file is damaged"):
         read_header(good)
 
 
@@ -336,16 +336,10 @@ def test_a_failure_while_finishing_leaves_the_old_file(good, volume, monkeypatch
 
 
 def test_an_interrupt_leaves_the_old_file(good):
-    class Interrupting:
-        shape = SHAPE
-
-        def __array__(self, dtype=None, copy=None):
-            raise KeyboardInterrupt
-
     before = good.read_bytes()
     with pytest.raises(KeyboardInterrupt), mrc.atomic_file(good, overwrite=True) as file:
         file.write(b"half a")
-        np.asarray(Interrupting())
+        raise KeyboardInterrupt
     assert_untouched(good, before)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taigs.errors import InputError, NumericalError, RefusedError, ResourceError
+from taigs.errors import InputError, InputWarning, NumericalError, RefusedError, ResourceError
 
 HEADER_BYTES = 1024
 MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
@@ -29,10 +29,6 @@ _FIELDS = [
     ("labels", "S80", 10),
 ]  # fmt: skip
 _HEADER = np.dtype(_FIELDS)
-
-
-class InputWarning(UserWarning):
-    """Something about an input was guessed or left out; the message says what and how to decide it."""
 
 
 @dataclass(frozen=True)

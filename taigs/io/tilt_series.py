@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from taigs.errors import InputError, NumericalError
+from taigs.errors import InputError, InputWarning, NumericalError
 from taigs.geometry import imod_views_geometry, tilt_rotation
 from taigs.imaging.dose import dose_weight
 from taigs.io.imod import read_angles, read_per_image, read_xf
-from taigs.io.mrc import InputWarning, open_stack, warn_if_sign_is_guessed
+from taigs.io.mrc import open_stack, warn_if_sign_is_guessed
 from taigs.views import Views
 
 DOSE_FREQUENCY = 1 / 20  # 1/A: where the signal that a tomogram lives on fades; see _weights

@@ -32,6 +32,7 @@ class CloudFields:
     cov, mass : covariance xx xy xz yy yz zz (A^2) and mass
     v_pos, v_cov, v_mass, v_raw : dL/d(each)
     moment1, moment2 : Adam's, like raw
+    score, action, child, count : see kernels/densify.py
     """
 
     def __init__(self, capacity, signed=False):
@@ -47,6 +48,9 @@ class CloudFields:
         self.moment1 = scalars(self.capacity, 11)
         self.moment2 = scalars(self.capacity, 11)
         self.score = scalars(self.capacity)
+        self.action = scalars(self.capacity, dtype=ti.i32)
+        self.child = scalars(self.capacity, dtype=ti.i32)
+        self.count = ti.field(ti.i32, shape=())
         self.unit = ti.field(float, shape=())
 
 

@@ -1,0 +1,191 @@
+"""Weighted back-projection and SIRT of a tilt series: yardstick beside every result, seed of the cloud.
+
+Both work on images resampled so that the tilt axis is y and the shifts are gone. A tilt about x is not
+modelled here (the fit does): it is neglected with a warning.
+"""
+
+import warnings
+
+import numpy as np
+from scipy import fft, ndimage
+
+from taigs.cloud import float_type
+from taigs.errors import InputError, InputWarning
+from taigs.kernels import transfer
+from taigs.kernels.backproject import TiltFields, back_project, project_voxels
+from taigs.kernels.layout import LAYOUT
+from taigs.views import Grid, Views
+
+X_TILT_LIMIT_DEG = 0.5
+SHORTEST_RAY = 0.3  # of the thickness: rays that only graze the volume must not blow up their voxels
+
+
+class TiltGeometry:
+    """The linear map A (volume -> aligned images) of a tilt series, and its transpose.
+
+    Parameters
+    ----------
+    tilt_angles : (V,) array
+        Degrees.
+    image_shape : (H, W)
+        Of the aligned images; their centre (n - 1) / 2 is the projection of the volume's.
+    shape : (nz, ny, nx)
+        Volume, in voxels of the pixel size; ny = H.
+    """
+
+    def __init__(self, tilt_angles, image_shape, shape):
+        self.fields = f = TiltFields(len(tilt_angles), image_shape[1], shape)
+        if shape[1] != image_shape[0]:
+            raise InputError(f"volume with {shape[1]} rows in y for images of {image_shape[0]} rows")
+        c, s = np.cos(np.radians(tilt_angles)), np.sin(np.radians(tilt_angles))
+        offset = (f.n_columns - 1) / 2 - c * (f.nx - 1) / 2 - s * (f.nz - 1) / 2
+        f.rays.from_numpy(np.stack([c, s, offset], 1).astype(float_type()))
+
+    def project(self, volume):
+        """A volume: (nz, ny, nx) -> (V, H, W) line integrals in pixels."""
+        f = self.fields
+        self._load(f.volume, volume)
+        project_voxels(f, f.blocks * f.n_views, f.n_views, f.n_columns, f.nz, f.nx)
+        return self._store(f.images, f.n_views, f.n_columns)
+
+    def back_project(self, images):
+        """A^T images: (V, H, W) -> (nz, ny, nx)."""
+        f = self.fields
+        self._load(f.images, images)
+        back_project(f, f.blocks * f.nz, f.n_views, f.n_columns, f.nz, f.nx)
+        return self._store(f.volume, f.nz, f.nx)
+
+    def _load(self, vectors, array):
+        a, ny, b = array.shape
+        padded = np.zeros((a, self.fields.blocks * LAYOUT.lanes, b), float_type())
+        padded[:, :ny] = array
+        blocked = padded.reshape(a, self.fields.blocks, LAYOUT.lanes, b).transpose(1, 0, 3, 2)
+        flat = np.ascontiguousarray(blocked).reshape(-1)
+        transfer.load_vectors(vectors, flat, flat.size // LAYOUT.lanes)
+
+    def _store(self, vectors, a, b):
+        flat = np.empty(self.fields.blocks * a * b * LAYOUT.lanes, float_type())
+        transfer.store_vectors(vectors, flat, flat.size // LAYOUT.lanes)
+        blocked = flat.reshape(self.fields.blocks, a, b, LAYOUT.lanes).transpose(1, 0, 3, 2)
+        return blocked.reshape(a, -1, b)[:, : self.fields.ny]
+
+
+def align_images(views: Views):
+    """(V, H, W) images resampled by cubic splines to a vertical tilt axis without shifts, centre (n - 1) / 2.
+
+    Source: with P = L [[cos t, 0, sin t], [0, 1, 0]] a point appears at L (x', y) + shift, so the aligned
+    image at (x', y) is the raw one there.
+    """
+    t = np.radians(views.tilt_angles)
+    h, w = views.image_shape
+    out_centre = np.array([(w - 1) / 2, (h - 1) / 2])
+    out = np.empty((len(views), h, w), np.float32)
+    worst = 0.0
+    for i, image in enumerate(views.images):
+        Q = np.array([[np.cos(t[i]), 0, np.sin(t[i])], [0, 1, 0]])
+        L = views.projections[i] @ Q.T
+        worst = max(worst, np.abs(views.projections[i] - L @ Q).max())
+        start = views.shifts[i] + views.centre - L @ out_centre
+        if np.allclose(L, np.eye(2), atol=1e-6) and np.allclose(start, 0, atol=1e-4):
+            out[i] = image
+        else:  # ndimage works in (row, column) order
+            out[i] = ndimage.affine_transform(
+                np.asarray(image, np.float32), L[::-1, ::-1], start[::-1], order=3, mode="nearest"
+            )
+    if worst > np.sin(np.radians(X_TILT_LIMIT_DEG)):
+        warnings.warn(
+            f"WBP and SIRT neglect the tilt about x of up to {np.degrees(np.arcsin(min(worst, 1))):.1f} "
+            "degrees; the fit of Gaussians does not",
+            InputWarning,
+            stacklevel=2,
+        )
+    return out
+
+
+def weighted_back_projection(views, grid, images=None):
+    """R-weighted back-projection with a Hann-windowed ramp; image units per A.
+
+    Source: Radermacher, Electron Tomography (2006): each view's rows are filtered by |k| and smeared
+    back, weighted by the angle the view stands for.
+
+    Parameters
+    ----------
+    views : Views
+        With tilt_angles.
+    grid : Grid
+        Voxel size = pixel size, ny = H.
+    images : (V, H, W) array, optional
+        `align_images(views)` if known already.
+
+    Returns
+    -------
+    (nz, ny, nx) float32 array
+    """
+    images = align_images(views) if images is None else images
+    n = fft.next_fast_len(2 * images.shape[2], real=True)
+    k = fft.rfftfreq(n)
+    ramp = k * (0.5 + 0.5 * np.cos(2 * np.pi * k))
+    ramp[0] = 0.25 / n  # the ramp averaged over the first bin: keeps the mean of a padded row
+    share = np.gradient(np.unwrap(np.sort(np.radians(views.tilt_angles)))) if len(views) > 1 else np.ones(1)
+    weights = np.empty(len(views))
+    weights[np.argsort(views.tilt_angles)] = share
+    spectrum = fft.rfft(images, n, axis=2, workers=-1) * ramp
+    filtered = fft.irfft(spectrum, n, axis=2, workers=-1)[:, :, : images.shape[2]] * weights[:, None, None]
+    geometry = TiltGeometry(views.tilt_angles, images.shape[1:], _in_pixels(grid, views))
+    return geometry.back_project(filtered) / np.float32(grid.voxel_size)
+
+
+def sirt_steps(views, grid, positive=True, images=None, held_out=()):
+    """Endless SIRT: yields (volume, score) after each step x += C A^T R (b - A x).
+
+    Source: Gilbert (1972); R and C are the inverse row and column sums of A. The held-out views are
+    not used; `score` is their mean squared residual apart from its mean, before the step (nan
+    without such views). The volume is in image units per A, and belongs to the iteration.
+
+    Parameters are those of `sirt`.
+    """
+    images = align_images(views) if images is None else images
+    shape = _in_pixels(grid, views)
+    geometry = TiltGeometry(views.tilt_angles, images.shape[1:], shape)
+    used = np.ones((len(images), 1, 1), np.float32)
+    used[list(held_out)] = 0
+    rows = geometry.project(np.ones(shape, np.float32))
+    rows = used / np.maximum(rows, SHORTEST_RAY * shape[0])
+    columns = 1 / np.maximum(geometry.back_project(used * np.ones_like(images)), 1)
+    volume = np.zeros(shape, np.float32)
+    while True:
+        difference = images - geometry.project(volume)
+        score = difference[list(held_out)].var(axis=(1, 2)).mean() if len(held_out) else np.nan
+        volume += columns * geometry.back_project(rows * difference)
+        if positive:
+            np.maximum(volume, 0, out=volume)
+        yield volume / np.float32(grid.voxel_size), score
+
+
+def sirt(views, grid, iterations, positive=True, images=None, progress=None):
+    """Simultaneous iterative reconstruction (see `sirt_steps`) after a number of iterations.
+
+    Parameters
+    ----------
+    views, grid, images
+        As for `weighted_back_projection`.
+    iterations : int
+    positive : bool
+        Clip the volume at zero after each step.
+
+    Returns
+    -------
+    (nz, ny, nx) float32 array
+        Image units per A.
+    """
+    for i, (volume, _) in enumerate(sirt_steps(views, grid, positive, images), 1):
+        if progress is not None:
+            progress.update(i, iterations)
+        if i >= iterations:
+            return volume
+
+
+def _in_pixels(grid: Grid, views: Views):
+    if abs(grid.voxel_size / views.pixel_size - 1) > 1e-6:
+        raise InputError(f"voxels of {grid.voxel_size} A for pixels of {views.pixel_size} A; expected the same")
+    return grid.shape

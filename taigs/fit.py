@@ -1,0 +1,174 @@
+"""The loop: objective -> Adam -> densify -> held-out score -> stop, from coarse to fine."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from taigs.cloud import GaussianCloud, read_scalars
+from taigs.errors import InputError, NumericalError
+from taigs.kernels.adam import adam
+from taigs.kernels.densify import add_score, assign, clear_scores, empty_marked, mark, split_marked
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One level of a coarse-to-fine fit.
+
+    Parameters
+    ----------
+    bin : int
+        Pixels averaged in each direction.
+    floor_px : float
+        Smallest sigma, in unbinned pixels: the main regulariser.
+    n_gaussians : int
+        Size to which the cloud is densified when the stage begins.
+    steps : int
+        Most steps; the held-out score usually ends the stage earlier.
+    """
+
+    bin: int
+    floor_px: float
+    n_gaussians: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Rates are per step; a stage may end before its last step, never after it."""
+
+    rate_position_px: float = 0.03  # pixels of the stage
+    rate_log_sigma: float = 0.01
+    rate_quaternion: float = 0.01
+    rate_mass: float = 0.2  # raw mass
+    beta1: float = 0.9
+    beta2: float = 0.99
+    batch: int = 8  # views
+    check_every: int = 5  # steps between held-out scores
+    patience: int = 2  # checks without a better score that end a stage
+    ceiling_px: float = 6.0  # largest sigma, unbinned pixels
+    mass_min: float = 0.01  # of the mean mass: lighter Gaussians are pruned
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise InputError(f"{name} is {value}; expected a positive number")
+        if not max(self.beta1, self.beta2) < 1:
+            raise InputError(f"beta1 {self.beta1}, beta2 {self.beta2}; expected less than 1")
+
+
+@dataclass
+class FitResult:
+    """The cloud with the best held-out score, that score, how many steps each stage took, and the log of the run."""
+
+    cloud: GaussianCloud
+    score: float
+    stages: list
+    history: list
+
+
+class Fit:
+    """A cloud on the device, its Adam state, and the log.
+
+    Parameters
+    ----------
+    objective : ViewObjective
+        `loss_and_gradient`, `held_out_score`, and the renderer that holds the cloud.
+    pixel_size : float
+        Angstrom, unbinned.
+    bounds : (3,) array
+        Half-widths (A) of the box beyond which Gaussians are pruned.
+    """
+
+    def __init__(self, objective, config, pixel_size, bounds, progress):
+        self.objective = objective
+        self.renderer = objective.renderer
+        self.config = config
+        self.pixel_size = pixel_size
+        self.bounds = bounds
+        self.progress = progress
+        self.step = 0
+        self.history = []
+
+    def run(self, stages, views_at, train):
+        """All stages, each until its held-out score no longer falls; views_at(bin) gives the images."""
+        best = FitResult(self.renderer.get_cloud(), np.inf, [], self.history)
+        total = sum(stage.steps for stage in stages)
+        for stage in stages:
+            self.objective.use(views_at(stage.bin), train)
+            self.densify(stage)
+            improved, since, taken, stage_best = False, 0, 0, np.inf
+            while taken < stage.steps and since < self.config.patience:
+                for _ in range(min(self.config.check_every, stage.steps - taken)):
+                    loss = self.take_step(stage)
+                    taken += 1
+                score = self.score(views_at(1))
+                self.log(loss, score)
+                self.progress.update(self.step, total, loss, score, self.renderer.n)
+                since = 0 if score < stage_best else since + 1
+                stage_best = min(score, stage_best)
+                if score < best.score:
+                    best.cloud, best.score, improved = self.renderer.get_cloud(), score, True
+                    steps_to_best = taken
+            if not improved:
+                break  # a finer floor only fits noise
+            best.stages.append(Stage(stage.bin, stage.floor_px, stage.n_gaussians, steps_to_best))
+        return best
+
+    def repeat(self, stages, views_at, train):
+        """The same stages for exactly their steps, without scores: a refit on other views."""
+        total = sum(stage.steps for stage in stages)
+        for stage in stages:
+            self.objective.use(views_at(stage.bin), train)
+            self.densify(stage)
+            for _ in range(stage.steps):
+                loss = self.take_step(stage)
+                self.progress.update(self.step, total, loss, None, self.renderer.n)
+            self.log(loss, None)
+        return self.renderer.get_cloud()
+
+    def score(self, views):
+        """Held-out score on the unbinned images, so that stages compare."""
+        used, queue, train = self.objective.views, self.objective.queue, self.objective.train
+        self.objective.use(views, train)
+        score = self.objective.held_out_score()
+        self.objective.use(used, train)
+        self.objective.queue = queue
+        return score
+
+    def take_step(self, stage):
+        """Render, compare, pull back, update. Returns the loss."""
+        loss = self.objective.loss_and_gradient()
+        if not np.isfinite(loss):
+            raise NumericalError(f"step {self.step + 1}: the loss is {loss}; the model before this step is kept")
+        self.step += 1
+        c, r = self.config, self.renderer
+        add_score(r.cloud, r.n_chunks)
+        adam(
+            r.cloud, r.n_chunks, c.beta1, c.beta2, 1 / (1 - c.beta1**self.step), 1 / (1 - c.beta2**self.step),
+            c.rate_position_px * self.pixel_size * stage.bin, c.rate_log_sigma, c.rate_quaternion, c.rate_mass,
+            np.log(stage.floor_px * self.pixel_size), np.log(c.ceiling_px * self.pixel_size),
+        )  # fmt: skip
+        return loss
+
+    def densify(self, stage):
+        """Prune what does not matter and split where the residual pulls most, up to the stage's size."""
+        cloud, n = self.renderer.cloud, self.renderer.n
+        if self.step == 0:
+            return
+        scores, mass = read_scalars([cloud.score, cloud.mass], n)
+        useful = np.abs(mass) >= self.config.mass_min * np.abs(mass).mean()
+        wanted = min(stage.n_gaussians - useful.sum(), useful.sum())
+        threshold = np.sort(scores[useful])[-wanted - 1] if 0 < wanted < useful.sum() else (np.inf if wanted <= 0 else -1)
+        mark(
+            cloud, n, float(threshold), self.config.mass_min * float(np.abs(mass).mean()),
+            np.log(self.config.ceiling_px * self.pixel_size) + 1e-3, *map(float, self.bounds),
+        )  # fmt: skip
+        self.renderer.n = assign(cloud, n, min(stage.n_gaussians, cloud.capacity))
+        empty_marked(cloud, n)
+        split_marked(cloud, n, np.log(stage.floor_px * self.pixel_size))
+        clear_scores(cloud, self.renderer.n)
+
+    def log(self, loss, held_out):
+        self.history.append(
+            {"step": self.step, "loss": float(loss), "held_out": held_out, "gaussians": int(self.renderer.n)}
+        )

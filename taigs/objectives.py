@@ -1,0 +1,116 @@
+"""What a fit minimises: ``loss_and_gradient()`` on the data it may see, ``held_out_score()`` on the rest."""
+
+import numpy as np
+
+from taigs.kernels.fields import STRIPS
+from taigs.kernels.residual import collect, residual
+from taigs.render import Renderer
+from taigs.views import Views
+
+SPARSITY = 0.15  # noise standard deviations; see ViewObjective
+GAIN_RANGE = 2.0  # a view's gain stays within this factor of the median view's
+GAIN_MEMORY = 0.5
+
+
+class ViewObjective:
+    """Mini-batches of views, drawn and compared with the images.
+
+    loss = 1/2 sum_v w_v sum_pixels (gain_v model_v + offset_v - image_v)^2 / sum_v w_v
+
+    Masses are in image units x A^2: a model pixel is the mass on it over its area, whatever the binning.
+    Gain and offset of a view are solved for in closed form: background removal leaves an unknown level
+    in every image. A free level has a price: a positive cloud explains noise by a uniform slab which the
+    level cancels, and once the slab is there, positivity no longer holds noise down. So the level is
+    set `sparsity` noise standard deviations above the best one; the residual then has that mean, which
+    presses on every mass like an L1 penalty and keeps empty space empty.
+
+    Parameters
+    ----------
+    renderer : Renderer
+        Holds the cloud; room for `batch` views of the largest image.
+    views : Views
+        Noise standard deviation near 1.
+    train, held_out : arrays of int
+        Indices of the views to fit, and of those to score.
+    batch : int
+    rng : numpy.random.Generator
+        Order of the views.
+    """
+
+    def __init__(self, renderer: Renderer, views: Views, train, held_out, batch, rng, signed=False):
+        self.renderer = renderer
+        self.held_out = np.asarray(held_out, int)
+        self.batch = min(batch, len(train))
+        self.rng = rng
+        self.sparsity = 0.0 if signed else SPARSITY
+        self.gains = np.ones(len(views))
+        self.use(views, train)
+
+    def use(self, views, train):
+        """Fit other images of the same views (another binning), or other views of them."""
+        self.views = views
+        self.train = np.asarray(train, int)
+        self.queue = []
+
+    def loss_and_gradient(self):
+        """Loss of the next mini-batch per pixel (noise alone: 1); the gradient is left on the device."""
+        if len(self.queue) < self.batch:
+            self.queue += list(self.rng.permutation(self.train))
+        picked, self.queue = np.array(self.queue[: self.batch]), self.queue[self.batch :]
+        statistics = self.draw(picked)
+        self._solve_gains(picked, statistics)
+        gain, offset = self._scale(picked), self._offsets(picked, statistics) + self.sparsity
+        weights = self.views.weights[picked] / self.views.weights[picked].sum()
+        r = self.renderer
+        scale = np.zeros(r.images.scale.shape, np.float32)
+        scale[: len(picked)] = np.stack([gain, offset, weights], 1)
+        r.images.scale.from_numpy(scale)
+        residual(r.images, len(picked), r.height, r.width, r.blocks)
+        r.backward()
+        return 2 * self._statistics(len(picked))[:, 5].sum() / (r.height * r.width)
+
+    def held_out_score(self):
+        """Mean squared difference of the held-out images and their predictions, per pixel, weighted like the loss."""
+        total = weight = 0.0
+        for i in range(0, len(self.held_out), self.batch):
+            picked = self.held_out[i : i + self.batch]
+            s = self.draw(picked)
+            n = self.renderer.height * self.renderer.width
+            gain, offset = self._scale(picked), self._offsets(picked, s)
+            square = (
+                gain**2 * s[:, 1] + n * offset**2 + s[:, 4]
+                + 2 * (gain * offset * s[:, 0] - gain * s[:, 2] - offset * s[:, 3])
+            )  # fmt: skip
+            total += (self.views.weights[picked] * square / n).sum()
+            weight += self.views.weights[picked].sum()
+        return total / weight
+
+    def draw(self, picked):
+        """Model images of the views into device memory; returns the sums of kernels/residual.py, (len(picked), 6)."""
+        v, r = self.views, self.renderer
+        r.set_views(v.projections[picked] / v.pixel_size, v.shifts[picked] + v.centre, v.image_shape)
+        r.forward()
+        r.load_images(r.images.target, np.asarray(v.images)[picked])
+        collect(r.images, len(picked), r.n_parts, r.height, r.width, r.blocks)
+        return self._statistics(len(picked))
+
+    def _statistics(self, n):
+        return self.renderer.images.statistics.to_numpy().astype(np.float64).reshape(-1, STRIPS, 6)[:n].sum(axis=1)
+
+    def _scale(self, picked):
+        """Image units per mass on a pixel."""
+        return self.gains[picked] / self.views.pixel_size**2
+
+    def _offsets(self, picked, s):
+        """Least-squares levels given the gains."""
+        return (s[:, 3] - self._scale(picked) * s[:, 0]) / (self.renderer.height * self.renderer.width)
+
+    def _solve_gains(self, picked, s):
+        """Least-squares gains relative to the batch's median view, averaged over visits."""
+        n = self.renderer.height * self.renderer.width
+        variance = s[:, 1] - s[:, 0] ** 2 / n
+        slope = np.where(variance > 0, (s[:, 2] - s[:, 0] * s[:, 3] / n) / np.maximum(variance, 1e-30), 1.0)
+        middle = np.median(slope)
+        if middle > 0:
+            new = np.clip(slope / middle, 1 / GAIN_RANGE, GAIN_RANGE)
+            self.gains[picked] = GAIN_MEMORY * self.gains[picked] + (1 - GAIN_MEMORY) * new

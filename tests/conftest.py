@@ -1,0 +1,173 @@
+"""What every test may ask for: the shared data folder, a backend, a renderer, random numbers.
+
+Taichi is one backend and one precision per process, and starting it again kills every field, so tests
+are ordered by the backend they ask for. What cannot run here is deselected and counted at the end.
+"""
+
+import os
+import platform
+import zlib
+from collections import Counter
+from ctypes.util import find_library
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("TAIGS_SHARED") or ROOT.parent / "shared")
+LAVAPIPE = Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
+VULKAN_DRIVERS = ("/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d")
+CHOSEN_DRIVERS = ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")
+
+if LAVAPIPE.exists() and not any(name in os.environ for name in CHOSEN_DRIVERS):
+    os.environ["VK_ICD_FILENAMES"] = str(LAVAPIPE)
+
+
+def has_vulkan():
+    driver = any(os.environ.get(name) for name in CHOSEN_DRIVERS) or any(
+        any(Path(folder).glob("*.json")) for folder in VULKAN_DRIVERS
+    )
+    return bool(driver and find_library("vulkan"))
+
+
+# marker: (whether its tests can run here, why not)
+NEEDS = {
+    "shared": (SHARED.is_dir(), "no shared data folder"),
+    "vulkan": (has_vulkan(), "no Vulkan loader and driver"),
+    "x86": (platform.machine().lower() in ("x86_64", "amd64"), "not an x86 processor"),
+}
+BACKENDS = ("cpu32", "cpu64", "vulkan")  # fixtures, in the order in which their tests run; others come first
+DESELECTED = pytest.StashKey()
+
+
+def pytest_collection_modifyitems(config, items):
+    reasons = Counter()
+    kept, deselected = [], []
+    for item in items:
+        missing = [why for mark, (here, why) in NEEDS.items() if not here and item.get_closest_marker(mark)]
+        reasons.update(missing[:1])
+        (deselected if missing else kept).append(item)
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+    config.stash[DESELECTED] = reasons
+    items[:] = sorted(kept, key=backend_order)
+
+
+def backend_order(item):
+    return max((1 + i for i, name in enumerate(BACKENDS) if name in item.fixturenames), default=0)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for why, n in config.stash.get(DESELECTED, {}).items():
+        terminalreporter.write_line(f"{n} tests deselected: {why}", yellow=True)
+
+
+@pytest.fixture
+def shared():
+    """Folder of the shared data; for tests marked `shared`."""
+    return SHARED
+
+
+def start(arch, precision):
+    from taigs import runtime
+
+    running = runtime._current
+    wanted = (arch, precision, runtime.available_threads())
+    if running is None or (running.arch, running.precision, running.threads) != wanted:
+        running = runtime.init(arch, precision)
+    assert (running.arch, running.precision) == (arch, precision)
+    return running
+
+
+@pytest.fixture
+def cpu32():
+    return start("cpu", "float32")
+
+
+@pytest.fixture
+def cpu64():
+    return start("cpu", "float64")
+
+
+@pytest.fixture
+def vulkan():
+    """For tests marked `vulkan`."""
+    return start("vulkan", "float32")
+
+
+@pytest.fixture(scope="session")
+def renderers():
+    return {}
+
+
+@pytest.fixture
+def renderer(renderers):
+    """Renderers on the running backend; equal ones are shared, since each compiles its own kernels."""
+
+    def get(cutoff=4.0, signed=False, form="auto", capacity=300, n_views=3, shape=(48, 64)):
+        from taigs import runtime
+        from taigs.render import Renderer
+
+        runtime.current()
+        key = (runtime.generation(), cutoff, signed, form, capacity, n_views, shape)
+        if key not in renderers:
+            renderers[key] = Renderer(capacity, n_views, shape, signed, cutoff, with_pose=True, form=form)
+        return renderers[key]
+
+    return get
+
+
+class Volumes:
+    """Voxelises clouds of up to 300 Gaussians on grids of up to 16 x 33 x 24 with one set of fields."""
+
+    def __init__(self, cutoff):
+        from taigs.kernels.fields import CloudFields
+        from taigs.render import Voxelizer
+        from taigs.views import Grid
+
+        self.voxelizer = Voxelizer(CloudFields(300), Grid((16, 33, 24), 1.0), cutoff)
+
+    def upload(self, cloud, grid):
+        from taigs import cloud as clouds
+        from taigs.kernels.fields import image_blocks
+
+        v = self.voxelizer
+        v.grid, (_, v.height, v.width), v.blocks = grid, grid.shape, image_blocks(grid.shape[2])
+        v.voxels.grid.from_numpy(np.array([*grid.lower, grid.voxel_size], clouds.float_type()))
+        clouds.upload(cloud, v.fields)
+
+    def voxelize(self, cloud, grid):
+        self.upload(cloud, grid)
+        return self.voxelizer.add(len(cloud), np.zeros(grid.shape), grid.voxel_size**-3)
+
+    def vjp(self, cloud, grid, v_volume):
+        from taigs.render import cloud_gradient
+
+        self.upload(cloud, grid)
+        self.voxelizer.vjp(len(cloud), v_volume * grid.voxel_size**-3)
+        return cloud_gradient(self.voxelizer.fields, len(cloud))
+
+
+@pytest.fixture
+def volumes(renderers):
+    """As `renderer`, for volumes."""
+
+    def get(cutoff=4.0):
+        from taigs import runtime
+
+        runtime.current()
+        key = ("volumes", runtime.generation(), cutoff)
+        if key not in renderers:
+            renderers[key] = Volumes(cutoff)
+        return renderers[key]
+
+    return get
+
+
+@pytest.fixture
+def rng(request):
+    """Random numbers that are the same in every run of a test; the seed is shown if it fails."""
+    seed = int(os.environ.get("TAIGS_SEED") or zlib.crc32(request.node.nodeid.split("/")[-1].encode()))
+    print(f"seed {seed} (TAIGS_SEED={seed} repeats it)")
+    return np.random.default_rng(seed)
