@@ -60,9 +60,7 @@ def tilt(
     ] = 0.0,
     thickness: Annotated[
         int | None,
-        typer.Option(
-            metavar="PX", min=1, help="Thickness in unbinned pixels.  [default: from the image size]"
-        ),
+        typer.Option(metavar="PX", min=1, help="Thickness in unbinned pixels.  [default: from the image size]"),
     ] = None,
     pixel_size: Annotated[
         float | None, typer.Option(metavar="A", help="Angstrom, unbinned.  [default: from the header]")
@@ -112,7 +110,7 @@ def tilt(
             _say(line)
 
         from taigs import runtime
-        from taigs.tilt import run_tilt
+        from taigs.tilt_run import run_tilt
 
         started = runtime.init(arch.value, threads=threads)
         directory.begin(sys.argv, context.params, started)
@@ -123,7 +121,7 @@ def tilt(
                 thickness=None if thickness is None else max(1, round(thickness / bin)),
                 signed=signed,
                 wbp=wbp,
-                sirt=sirt,
+                sirt_iterations=sirt,
                 seed=seed,
                 notes=warned + notes,
                 title=stack.name,

@@ -48,9 +48,7 @@ def numbers(text):
     for part in filter(None, text.replace(" ", "").split(",")):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
         if not match:
-            raise typer.BadParameter(
-                f'--exclude: "{part}" is not a number or range; expected 1,5-7 or similar'
-            )
+            raise typer.BadParameter(f'--exclude: "{part}" is not a number or range; expected 1,5-7 or similar')
         first, last = match.groups()
         found += range(int(first), int(last or first) + 1)
     return found

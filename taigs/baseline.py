@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 from scipy import fft, ndimage
 
-from taigs.cloud import float_type
+from taigs.device import float_type
 from taigs.errors import InputError, InputWarning
 from taigs.kernels import transfer
 from taigs.kernels.backproject import TiltFields, back_project, project_voxels

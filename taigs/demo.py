@@ -67,8 +67,7 @@ def run_demo(directory, seed, progress, size=128, thickness=48, n_views=41):
 
     progress.stage("scoring")
     scores = {
-        name: wedge_scores(volume, truth, MAX_TILT) | {"seconds": seconds[name]}
-        for name, volume in volumes.items()
+        name: wedge_scores(volume, truth, MAX_TILT) | {"seconds": seconds[name]} for name, volume in volumes.items()
     }
     for name, volume in volumes.items():
         file_name = {"taigs": "tomogram", "SIRT+": "sirt_positive"}.get(name, name.lower())
@@ -101,9 +100,7 @@ def simulate_views(grid, n_views, rng):
 def describe_scores(scores):
     """The comparison in a sentence, whichever way it came out."""
     others = [name for name in scores if name != "taigs"]
-    ahead = [
-        label for key, label in SCORES.items() if scores["taigs"][key] > max(scores[n][key] for n in others)
-    ]
+    ahead = [label for key, label in SCORES.items() if scores["taigs"][key] > max(scores[n][key] for n in others)]
     behind = [label for label in SCORES.values() if label not in ahead]
     if not behind:
         text = "taigs is closest to the truth in all three scores"

@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from taigs.cloud import GaussianCloud, read_scalars
+from taigs.cloud import GaussianCloud
+from taigs.device import read_scalars
 from taigs.errors import InputError, NumericalError
 from taigs.kernels.adam import adam
 from taigs.kernels.densify import add_score, assign, clear_scores, empty_marked, mark, split_marked
@@ -44,13 +45,14 @@ class FitConfig:
     beta2: float = 0.99
     batch: int = 8  # views
     check_every: int = 5  # steps between held-out scores
-    patience: int = 2  # checks without a better score that end a stage
+    patience: int = 3  # checks without a better score that end a stage
     ceiling_px: float = 6.0  # largest sigma, unbinned pixels
+    blurs_px: tuple = (0.0, 0.4, 0.7)  # unbinned pixels
     mass_min: float = 0.01  # of the mean mass: lighter Gaussians are pruned
 
     def __post_init__(self):
         for name, value in asdict(self).items():
-            if not value > 0:
+            if name != "blurs_px" and not value > 0:
                 raise InputError(f"{name} is {value}; expected a positive number")
         if not max(self.beta1, self.beta2) < 1:
             raise InputError(f"beta1 {self.beta1}, beta2 {self.beta2}; expected less than 1")
@@ -97,6 +99,7 @@ class Fit:
             self.objective.use(views_at(stage.bin), train)
             self.densify(stage)
             improved, since, taken, stage_best = False, 0, 0, np.inf
+            tie = self.objective.score_tolerance(views_at(1))
             while taken < stage.steps and since < self.config.patience:
                 for _ in range(min(self.config.check_every, stage.steps - taken)):
                     loss = self.take_step(stage)
@@ -104,11 +107,12 @@ class Fit:
                 score = self.score(views_at(1))
                 self.log(loss, score)
                 self.progress.update(self.step, total, loss, score, self.renderer.n)
-                since = 0 if score < stage_best else since + 1
+                since = 0 if score < stage_best + tie else since + 1
                 stage_best = min(score, stage_best)
-                if score < best.score:
-                    best.cloud, best.score, improved = self.renderer.get_cloud(), score, True
-                    steps_to_best = taken
+                # Within a stage, a tie goes to the later step: fine detail weighs little in the score.
+                if score < (best.score + tie if improved else best.score):
+                    best.cloud, improved, steps_to_best = self.renderer.get_cloud(), True, taken
+                    best.score = min(score, best.score)
             if not improved:
                 break  # a finer floor only fits noise
             best.stages.append(Stage(stage.bin, stage.floor_px, stage.n_gaussians, steps_to_best))
@@ -127,10 +131,14 @@ class Fit:
         return self.renderer.get_cloud()
 
     def score(self, views):
-        """Held-out score on the unbinned images, so that stages compare."""
+        """Held-out score on the unbinned images, so that stages compare, after the blur that suits the cloud best.
+
+        Without the blur a fit would stop as soon as its noise outweighs new detail, which a low-pass
+        filter tells apart.
+        """
         used, queue, train = self.objective.views, self.objective.queue, self.objective.train
         self.objective.use(views, train)
-        score = self.objective.held_out_score()
+        score = min(self.objective.held_out_score(blur) for blur in self.config.blurs_px)
         self.objective.use(used, train)
         self.objective.queue = queue
         return score
@@ -158,7 +166,9 @@ class Fit:
         scores, mass = read_scalars([cloud.score, cloud.mass], n)
         useful = np.abs(mass) >= self.config.mass_min * np.abs(mass).mean()
         wanted = min(stage.n_gaussians - useful.sum(), useful.sum())
-        threshold = np.sort(scores[useful])[-wanted - 1] if 0 < wanted < useful.sum() else (np.inf if wanted <= 0 else -1)
+        threshold = (
+            np.sort(scores[useful])[-wanted - 1] if 0 < wanted < useful.sum() else (np.inf if wanted <= 0 else -1)
+        )
         mark(
             cloud, n, float(threshold), self.config.mass_min * float(np.abs(mass).mean()),
             np.log(self.config.ceiling_px * self.pixel_size) + 1e-3, *map(float, self.bounds),

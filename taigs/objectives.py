@@ -7,7 +7,8 @@ from taigs.kernels.residual import collect, residual
 from taigs.render import Renderer
 from taigs.views import Views
 
-SPARSITY = 0.15  # noise standard deviations; see ViewObjective
+SPARSITY = 0.2  # noise standard deviations; see ViewObjective
+MODEL_SPREAD = 0.05  # noise standard deviations between the images of a cloud a few steps apart
 GAIN_RANGE = 2.0  # a view's gain stays within this factor of the median view's
 GAIN_MEMORY = 0.5
 
@@ -69,9 +70,13 @@ class ViewObjective:
         r.backward()
         return 2 * self._statistics(len(picked))[:, 5].sum() / (r.height * r.width)
 
-    def held_out_score(self):
-        """Mean squared difference of the held-out images and their predictions, per pixel, weighted like the loss."""
+    def held_out_score(self, blur_px=0.0):
+        """Mean squared difference of the held-out images and their predictions, per pixel, weighted like the loss.
+
+        With `blur_px` (sigma, pixels) the predictions are blurred: the score of the cloud after a low-pass filter.
+        """
         total = weight = 0.0
+        self.renderer.views.blur[None] = blur_px**2
         for i in range(0, len(self.held_out), self.batch):
             picked = self.held_out[i : i + self.batch]
             s = self.draw(picked)
@@ -83,7 +88,14 @@ class ViewObjective:
             )  # fmt: skip
             total += (self.views.weights[picked] * square / n).sum()
             weight += self.views.weights[picked].sum()
-        return total / weight
+        self.renderer.views.blur[None] = 0
+        return float(total / weight)
+
+    def score_tolerance(self, views):
+        """Difference of held-out scores that noise alone makes between two clouds that draw nearly the same:
+        twice the standard error of the mean of noise times their difference of `MODEL_SPREAD` (noise units)."""
+        pixels = len(self.held_out) * np.prod(views.image_shape)
+        return 2 * MODEL_SPREAD / np.sqrt(pixels)
 
     def draw(self, picked):
         """Model images of the views into device memory; returns the sums of kernels/residual.py, (len(picked), 6)."""

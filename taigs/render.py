@@ -3,11 +3,19 @@
 import numpy as np
 
 from taigs import runtime
-from taigs.cloud import GaussianCloud, download, float_type, read_scalars, upload
+from taigs.cloud import GaussianCloud
+from taigs.device import download, float_type, read_scalars, upload
 from taigs.errors import InputError
 from taigs.kernels import transfer
 from taigs.kernels.covariance import covariance, covariance_vjp
-from taigs.kernels.fields import CloudFields, EllipseFields, ImageFields, ViewFields, VoxelFields, image_blocks
+from taigs.kernels.fields import (
+    CloudFields,
+    EllipseFields,
+    ImageFields,
+    ViewFields,
+    VoxelFields,
+    image_blocks,
+)
 from taigs.kernels.layout import LAYOUT, round_up
 from taigs.kernels.project import project as project_kernel
 from taigs.kernels.project import project_vjp as project_vjp_kernel
@@ -80,15 +88,19 @@ class Renderer:
             tile_raster(self.tiles, self.ellipses, self.images, self.n, self.n_views, self.height, self.blocks)
         else:
             raster(
-                self.ellipses, self.images, self.n_chunks, self.n_views, self.n_parts, self.height, self.blocks
+                self.ellipses,
+                self.images,
+                self.n_chunks,
+                self.n_views,
+                self.n_parts,
+                self.height,
+                self.blocks,
             )
 
     def backward(self):
         """Pull images.residual back to cloud.v_raw (and views.v_parts)."""
         raster_vjp(self.ellipses, self.images, self.n_chunks, self.n_views, self.height, self.blocks)
-        project_vjp_kernel(
-            self.cloud, self.views, self.ellipses, self.n_chunks, self.n_views, self.with_pose
-        )
+        project_vjp_kernel(self.cloud, self.views, self.ellipses, self.n_chunks, self.n_views, self.with_pose)
         covariance_vjp(self.cloud, self.n_chunks)
 
     def get_images(self):

@@ -65,13 +65,9 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             occupied = any(self.path.iterdir())
         except OSError as error:
-            raise ResourceError(
-                f"{path}: cannot be created ({error.strerror}); try another folder"
-            ) from error
+            raise ResourceError(f"{path}: cannot be created ({error.strerror}); try another folder") from error
         if occupied and not overwrite:
-            raise RefusedError(
-                f"{path}: holds files already; expected a new or empty folder; try --overwrite"
-            )
+            raise RefusedError(f"{path}: holds files already; expected a new or empty folder; try --overwrite")
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise ResourceError(f"{path}: no permission to write; try another folder")
 
@@ -160,9 +156,7 @@ def environment(runtime=None):
     return found | ({"backend": asdict(runtime)} if runtime is not None else {})
 
 
-def write_report(
-    path, *, title, summary, verdict, tables=(), figures=(), notes=(), settings=None, timings=None
-):
+def write_report(path, *, title, summary, verdict, tables=(), figures=(), notes=(), settings=None, timings=None):
     """Write the report: one HTML file, readable offline, in light and dark, and on paper.
 
     Parameters

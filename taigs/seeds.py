@@ -39,6 +39,4 @@ def cloud_from_volume(volume, grid, n, sigma, rng, signed=False):
     masses = np.full(n, cumulated[-1] * grid.voxel_size**3 / n)
     if signed:
         masses *= np.sign(volume.ravel()[picked])
-    return GaussianCloud(
-        positions, np.full((n, 3), np.log(sigma)), np.tile([1.0, 0, 0, 0], (n, 1)), masses, signed
-    )
+    return GaussianCloud(positions, np.full((n, 3), np.log(sigma)), np.tile([1.0, 0, 0, 0], (n, 1)), masses, signed)

@@ -5,23 +5,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from taigs.baseline import TiltGeometry, align_images, sirt_steps, weighted_back_projection
+from taigs.baseline import weighted_back_projection
 from taigs.cloud import GaussianCloud
 from taigs.errors import InputError
 from taigs.fit import Fit, FitConfig, Stage
 from taigs.objectives import ViewObjective
 from taigs.progress import NoProgress
 from taigs.render import Renderer, voxelize
-from taigs.seeds import cloud_from_volume
+from taigs.tilt_seeds import WIDEST, Seeds
 from taigs.views import Grid, Views
 
-VOXELS_PER_GAUSSIAN = 100
+VOXELS_PER_GAUSSIAN = 60
 GAUSSIANS = (2000, 400_000)  # fewest and most at the first stage
-FLOORS_PX = (0.8, 0.57)  # smallest sigma of the stages; a stage is kept only if the held-out views gain by it
-STEPS = 60  # most steps of a stage
-SIRT_STEPS = (10, 60)  # fewest and most iterations for the seeds
-COARSE_STEPS = 30
-WIDEST = 2.0  # images: how far the surroundings reach that only tilted views see
+FLOORS_PX = (
+    0.65,
+    0.46,
+)  # smallest sigma of the stages; a stage is kept only if the held-out views gain by it
+STEPS = 50  # most steps of a stage
 BLURS_PX = np.arange(0, 1.01, 0.1)
 
 
@@ -108,7 +108,7 @@ def reconstruct_tilt_series(views: Views, thickness=None, signed=False, seed=0, 
     bounds = np.array([WIDEST * width, 1.2 * height, 2 * thickness]) / 2 * views.pixel_size
 
     def start(images_used):
-        renderer.set_cloud(seeds.cloud(n, images_used, rng))
+        renderer.set_cloud(seeds.cloud(n, FLOORS_PX[0] * views.pixel_size, images_used, rng))
         return Fit(objective, config, views.pixel_size, bounds, progress)
 
     progress.stage("fitting")
@@ -133,7 +133,8 @@ def reconstruct_tilt_series(views: Views, thickness=None, signed=False, seed=0, 
         held_out=held_out,
         predictions=predictions,
         correlations={
-            name: correlation(images, measured.get(name, seeds.images[held_out])) for name, images in predictions.items()
+            name: correlation(images, measured.get(name, seeds.images[held_out]))
+            for name, images in predictions.items()
         },
         measured=measured["taigs"],
         seconds=time.perf_counter() - started,
@@ -153,86 +154,6 @@ def held_out_views(n):
     return np.arange(every // 2, n - 1, every)
 
 
-class Seeds:
-    """SIRT with positivity at full size, for any subset of the views, after as many steps as the held-out views favour.
-
-    Tilted views also see matter beside the volume. A coarse SIRT in a wider volume finds it; its
-    projections are taken off the images before the fine SIRT, and seeds of its own stand for it.
-    """
-
-    def __init__(self, views, grid, held_out, signed):
-        self.views, self.grid, self.signed = views, grid, signed
-        self.images = align_images(views)
-        self.geometry = TiltGeometry(views.tilt_angles, self.images.shape[1:], grid.shape)
-        self._surroundings()
-        self.known = {}
-        best = np.inf
-        for i, (volume, score) in enumerate(sirt_steps(views, grid, not signed, self.inside_images, held_out)):
-            # the score is that of the volume before this step
-            if i >= SIRT_STEPS[0] and (score > best * (1 - 1e-4) or i == SIRT_STEPS[1]):
-                break
-            best, kept = min(best, score), volume
-        self.iterations = i
-        self.known[len(views) - len(held_out)] = kept
-
-    def _surroundings(self):
-        """Coarse volume beside the grid, and the images without its projections."""
-        views, (nz, ny, nx) = self.views, self.grid.shape
-        steepest = np.radians(np.abs(views.tilt_angles).max())
-        reach = min(WIDEST, (1 + nz / nx * np.sin(steepest)) / max(np.cos(steepest), 1e-3))
-        coarse = self.views_coarse = replace_images(views, self.images).binned(2)
-        side = int(np.ceil((reach - 1) * nx / 4))
-        h, w = coarse.image_shape
-        self.wide = Grid((max(1, round(nz / 2)), h, w + 2 * side), coarse.pixel_size)
-        steps = sirt_steps(coarse, self.wide, not self.signed)
-        for _ in range(COARSE_STEPS):
-            volume, _ = next(steps)
-        volume[:, :, side : side + w] = 0
-        self.outside = volume
-        geometry = TiltGeometry(views.tilt_angles, coarse.image_shape, self.wide.shape)
-        shadow = geometry.project(volume) * np.float32(coarse.pixel_size)
-        shadow = np.repeat(np.repeat(shadow, 2, axis=1), 2, axis=2)
-        self.inside_images = self.images.copy()
-        self.inside_images[:, : 2 * h, : 2 * w] -= shadow
-
-    def volume(self, used):
-        """SIRT+ volume of the views `used`, (nz, ny, nx)."""
-        if len(used) not in self.known:
-            unused = np.setdiff1d(np.arange(len(self.views)), used)
-            steps = sirt_steps(self.views, self.grid, not self.signed, self.inside_images, unused)
-            for _ in range(self.iterations):
-                volume, _ = next(steps)
-            self.known[len(used)] = volume
-        return self.known[len(used)]
-
-    def cloud(self, n, used, rng):
-        """n Gaussians for the volume and its surroundings."""
-        volume = self.volume(used)
-        sigma = FLOORS_PX[0] * self.grid.voxel_size
-        beside = np.abs(self.outside).sum() * self.wide.voxel_size**3
-        inside = np.abs(volume).sum() * self.grid.voxel_size**3
-        n_beside = int(n * beside / (8 * inside + beside)) if inside > 0 else 0  # coarser by 2 on each axis
-        clouds = [cloud_from_volume(volume, self.grid, n - n_beside, sigma, rng, self.signed)]
-        if n_beside:
-            clouds.append(cloud_from_volume(self.outside, self.wide, n_beside, 2 * sigma, rng, self.signed))
-        return GaussianCloud.merge(clouds)
-
-    def project(self, volume):
-        """Line integrals through a volume on the grid, in image units."""
-        return self.geometry.project(volume) * np.float32(self.grid.voxel_size)
-
-
-def replace_images(views, images):
-    """Views of aligned images: vertical tilt axis, no shifts, centre (n - 1) / 2."""
-    t = np.radians(views.tilt_angles)
-    zero, one = np.zeros_like(t), np.ones_like(t)
-    projections = np.stack([np.stack([np.cos(t), zero, np.sin(t)], -1), np.stack([zero, one, zero], -1)], 1)
-    h, w = images.shape[1:]
-    return replace(
-        views, images=images, projections=projections, shifts=np.zeros((len(t), 2)), centre=np.array([w - 1, h - 1]) / 2
-    )
-
-
 def blurred(cloud, sigma):
     """The cloud convolved with an isotropic Gaussian (A): its variance adds to every axis."""
     return replace(cloud, log_sigmas=0.5 * np.log(np.exp(2 * cloud.log_sigmas) + sigma**2))
@@ -244,10 +165,8 @@ def best_blur(objective, cloud, views):
     By the projection theorem this is the best Gaussian-shaped Wiener filter of the volume.
     """
     objective.use(views, objective.train)
-    scores = []
-    for blur in BLURS_PX * views.pixel_size:
-        objective.renderer.set_cloud(blurred(cloud, blur))
-        scores.append(objective.held_out_score())
+    objective.renderer.set_cloud(cloud)
+    scores = [objective.held_out_score(blur) for blur in BLURS_PX]
     return BLURS_PX[int(np.argmin(scores))] * views.pixel_size
 
 

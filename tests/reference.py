@@ -70,9 +70,7 @@ def raster(means, covariances, masses, shape, cutoff=None):
 
 def image(cloud, matrix, offset, shape, cutoff=None):
     """(H, W) image of a cloud in one view."""
-    means, covariances = project(
-        cloud.positions, covariance(cloud.log_sigmas, cloud.quaternions), matrix, offset
-    )
+    means, covariances = project(cloud.positions, covariance(cloud.log_sigmas, cloud.quaternions), matrix, offset)
     return raster(means, covariances, cloud.masses, shape, cutoff)
 
 
@@ -127,9 +125,7 @@ def residual(models, targets, gain, offset, weight):
     return weight * gain * d, 0.5 * (weight * d**2).sum(axis=(1, 2))
 
 
-def adam(
-    raw, gradient, moment1, moment2, step, rates, log_sigma_bounds, beta1=0.9, beta2=0.999, epsilon=1e-15
-):
+def adam(raw, gradient, moment1, moment2, step, rates, log_sigma_bounds, beta1=0.9, beta2=0.999, epsilon=1e-15):
     """Step `step` (from 1) of Adam on (11, N) parameters with (11,) rates: parameters, both moments."""
     moment1 = beta1 * moment1 + (1 - beta1) * gradient
     moment2 = beta2 * moment2 + (1 - beta2) * gradient**2

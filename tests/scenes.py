@@ -7,7 +7,8 @@ import reference
 from gradients import central_difference
 from scipy.spatial.transform import Rotation
 
-from taigs.cloud import GaussianCloud, read_scalars
+from taigs.cloud import GaussianCloud
+from taigs.device import read_scalars
 from taigs.render import cloud_gradient
 
 PIXEL_SIZE = 1.3  # A; not 1, so that a forgotten factor shows
@@ -34,9 +35,7 @@ class Scene:
         ]
 
     def reference_images(self, cutoff=None):
-        return np.stack(
-            [reference.raster(m, c, self.cloud.masses, self.shape, cutoff) for m, c in self.extents()]
-        )
+        return np.stack([reference.raster(m, c, self.cloud.masses, self.shape, cutoff) for m, c in self.extents()])
 
 
 def random_cloud(rng, n, size, sigmas=(0.6, 3.0), signed=False):

@@ -6,7 +6,7 @@ import reference
 import scenes
 from scenes import draw, random_scene
 
-from taigs.cloud import float_type, raw_parameters, read_scalars
+from taigs.device import float_type, raw_parameters, read_scalars
 from taigs.geometry import tilt_rotation
 from taigs.kernels import transfer
 from taigs.kernels.adam import adam

@@ -227,9 +227,7 @@ def test_a_huge_size_in_a_small_file_is_refused_from_the_header(good):
         open_stack(patched(good, 0, "<i", 2**31 - 1))
 
 
-@pytest.mark.parametrize(
-    "mode, word", [(3, "complex"), (4, "complex"), (16, "RGB"), (101, "4-bit"), (999, "999")]
-)
+@pytest.mark.parametrize("mode, word", [(3, "complex"), (4, "complex"), (16, "RGB"), (101, "4-bit"), (999, "999")])
 def test_other_modes_are_refused(good, mode, word):
     with pytest.raises(InputError, match=f"mode {mode}.* is not an image; supported 0 1 2 6 12") as error:
         read_header(patched(good, 12, "<i", mode))

@@ -51,9 +51,7 @@ def test_half_turn_mirrors_the_image_in_x():
 
 
 def test_a_gaussian_keeps_its_covariance_on_the_grid():
-    scene = blob((0, 0, 0)).placed(
-        Rotation.from_euler("zyz", [20, 50, 70], degrees=True), np.array([3.0, -5.0, 11.0])
-    )
+    scene = blob((0, 0, 0)).placed(Rotation.from_euler("zyz", [20, 50, 70], degrees=True), np.array([3.0, -5.0, 11.0]))
     scene = Scene(scene.positions, np.array([[10.0, 14.0, 24.0]]), scene.quaternions, scene.masses)
     volume = phantom_volume(scene, Grid((40, 40, 40), PIXEL))
     axis = (np.arange(40) - 19.5) * PIXEL

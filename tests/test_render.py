@@ -15,7 +15,8 @@ from scenes import CLOUD_ARRAYS, PIXEL_SIZE, Scene, draw, pull_back, random_clou
 from scipy.spatial.transform import Rotation
 
 from taigs import project, runtime
-from taigs.cloud import NOWHERE, GaussianCloud, raw_parameters
+from taigs.cloud import GaussianCloud
+from taigs.device import NOWHERE, raw_parameters
 from taigs.errors import InputError
 from taigs.geometry import matrix_to_quaternion, quaternion_to_matrix
 from taigs.kernels import transfer
@@ -115,9 +116,7 @@ def test_many_gaussians_in_one_tile(cpu64, renderer, rng):
 # --- gradients --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "n, shape", [(1, (40, 40)), (7, (33, 57)), (65, (45, 53)), (300, (33, 57)), (300, (40, 40))]
-)
+@pytest.mark.parametrize("n, shape", [(1, (40, 40)), (7, (33, 57)), (65, (45, 53)), (300, (33, 57)), (300, (40, 40))])
 def test_gradients_equal_central_differences_of_the_reference(cpu64, renderer, rng, n, shape):
     scene = random_scene(rng, n, shape)
     v_images = rng.normal(size=(3, *shape))

@@ -45,9 +45,7 @@ def machine_code(tmp_path_factory):
     """Machine code of all kernels of a step, by the kernel's name."""
     folder = tmp_path_factory.mktemp("machine_code")
     root = Path(__file__).resolve().parents[1]
-    script = (
-        folder / "step.py"
-    )  # a file: Taichi reads the source of its kernels, and the package from the checkout
+    script = folder / "step.py"  # a file: Taichi reads the source of its kernels, and the package from the checkout
     script.write_text(f"import sys\nsys.path.insert(0, {str(root)!r})\n{SCRIPT}")
     subprocess.run([sys.executable, script], cwd=folder, check=True, capture_output=True, timeout=120)
     codes = {}

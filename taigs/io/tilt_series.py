@@ -172,9 +172,7 @@ def _pixel_size(given, header, stack):
     if header and not found:
         raise InputError(f"{stack}: the header holds no pixel size; try --pixel-size (in Angstrom)")
     if found and abs(found[0] / found[1] - 1) > 0.01:
-        raise InputError(
-            f"{stack}: pixels of {found[0]:g} x {found[1]:g} A; expected square ones; try --pixel-size"
-        )
+        raise InputError(f"{stack}: pixels of {found[0]:g} x {found[1]:g} A; expected square ones; try --pixel-size")
     return (found[0] if found else None), [f"pixel size {found[0]:g} A from the header"] if found else []
 
 

@@ -56,10 +56,14 @@ class CloudFields:
 
 @ti.data_oriented
 class ViewFields:
-    """Geometry of up to `n_views` views: M (6, row by row; pixel per A) and t (2, pixel); v_parts, see project_vjp."""
+    """Geometry of up to `n_views` views: M (6, row by row; pixel per A) and t (2, pixel).
+
+    blur : variance (pixel^2) added to every ellipse; v_parts : see project_vjp.
+    """
 
     def __init__(self, n_views, capacity=0):
         self.table = ti.field(float, shape=(n_views, 8))
+        self.blur = ti.field(float, shape=())
         self.v_parts = ti.field(float, shape=(n_views, max(1, round_up(capacity, LAYOUT.chunk) // LAYOUT.chunk), 8))
 
 

@@ -1,7 +1,7 @@
 """3D Gaussians -> 2D ellipses under a batch of views (exact for a parallel beam), and back.
 
 A view is M (2, 3) = projection / pixel size and t (2,): the ellipse has mean M mu + t and covariance
-M S M^T, in pixels, and the mass of the Gaussian, since a line integral keeps it.
+M S M^T + blur, in pixels, and the mass of the Gaussian, since a line integral keeps it.
 """
 
 from taigs.kernels.layout import COLUMN, LAYOUT, ROW, exp
@@ -30,6 +30,7 @@ def project(cloud: ti.template(), views: ti.template(), ellipses: ti.template(),
             o = view * ti.static(ellipses.capacity)
             M = load_view(views, view)
             tx = views.table[view, 6]; ty = views.table[view, 7]
+            blur = views.blur[None]
             cut = ti.static(ellipses.cutoff)
             for g in range(first, first + LAYOUT.chunk):
                 s0 = cloud.cov[0][g]; s1 = cloud.cov[1][g]; s2 = cloud.cov[2][g]
@@ -40,9 +41,9 @@ def project(cloud: ti.template(), views: ti.template(), ellipses: ti.template(),
                 v0 = s0 * M[1, 0] + s1 * M[1, 1] + s2 * M[1, 2]
                 v1 = s1 * M[1, 0] + s3 * M[1, 1] + s4 * M[1, 2]
                 v2 = s2 * M[1, 0] + s4 * M[1, 1] + s5 * M[1, 2]
-                cxx = M[0, 0] * u0 + M[0, 1] * u1 + M[0, 2] * u2
+                cxx = M[0, 0] * u0 + M[0, 1] * u1 + M[0, 2] * u2 + blur
                 cxy = M[1, 0] * u0 + M[1, 1] * u1 + M[1, 2] * u2
-                cyy = M[1, 0] * v0 + M[1, 1] * v1 + M[1, 2] * v2
+                cyy = M[1, 0] * v0 + M[1, 1] * v1 + M[1, 2] * v2 + blur
                 inverse = 1.0 / (cxx * cyy - cxy * cxy)
                 c = -0.5 * cxx * inverse
                 ellipses.rx[o + g] = cut * ti.sqrt(cxx)

@@ -9,6 +9,7 @@ from taigs.runtime import ti
 
 FAR = 1e6  # px: keeps the conversion to integers defined for any finite mean and width
 NARROW = -4.0  # c below this (sigma_y given x < 0.35 px): rows differ too much for the recurrence
+TALL = 24.0  # px: the recurrence's error grows with the square of the number of rows
 
 
 @ti.func
@@ -28,14 +29,25 @@ def support(ellipses: ti.template(), i, height, blocks):
     )
 
 
+def safe_correlation(cutoff):
+    """Largest correlation at which the first row of every column that matters is above float32's underflow.
+
+    Solves t^2 + c^2 - 2 rho t c < L (1 - rho^2) at equality, for a column at t sigma and the row at c = -cutoff.
+    """
+    log_min = 2 * 86.0  # twice -log of the smallest float32
+    t = max(cutoff, 5.3)  # columns beyond (whole blocks are drawn) are below 1e-6 of the peak
+    root = t * t * cutoff * cutoff + log_min * (log_min - t * t - cutoff * cutoff)
+    return max(0.0, (root**0.5 - t * cutoff) / log_min)
+
+
 @ti.func
-def needs_exp_per_row(a, b, c, cutoff: ti.template()):
-    """The row recurrence starts at the first row of the support, whose value underflows float32 for
-    strongly correlated or very narrow ellipses; on a GPU exponentials are cheaper than the recurrence."""
-    bound = ti.static(max(0.0, 1.0 - cutoff**2 / 80.0) ** 2)
+def needs_exp_per_row(a, b, c, ry, cutoff: ti.template()):
+    """The row recurrence starts at the first row of the support, whose value underflows float32 for strongly
+    correlated or very narrow ellipses, and it drifts in tall ones; on a GPU exponentials are cheaper anyway."""
+    bound = ti.static(safe_correlation(cutoff) ** 2)
     answer = True
     if ti.static(LAYOUT.lanes > 1):
-        answer = b * b > bound * 4.0 * a * c or c < NARROW
+        answer = b * b > bound * 4.0 * a * c or c < NARROW or ry > TALL
     return answer
 
 
@@ -67,7 +79,7 @@ def raster(
                 x = ellipses.x[i]; a = ellipses.a[i]; b = ellipses.b[i]; c = ellipses.c[i]
                 peak = ellipses.peak[i]; q = ellipses.q[i]
                 dy = y0 - ellipses.y[i]
-                if needs_exp_per_row(a, b, c, ti.static(ellipses.cutoff)):
+                if needs_exp_per_row(a, b, c, ellipses.ry[i], ti.static(ellipses.cutoff)):
                     for kx in range(k0, k1 + 1):
                         dx = lane + (kx * LAYOUT.lanes - x)
                         p = base + y0 * blocks + kx
@@ -120,7 +132,7 @@ def raster_vjp(
                 # Sums kept in memory: LLVM vectorises from stores, registers would be summed lane by lane.
                 for j in ti.static(range(6)):
                     images.sums[s + j] = zero
-                per_row = needs_exp_per_row(a, b, c, ti.static(ellipses.cutoff))
+                per_row = needs_exp_per_row(a, b, c, ellipses.ry[i], ti.static(ellipses.cutoff))
                 bdy = b * dy; cdy2 = c * dy * dy; ratio = c * (2 * dy + 1)
                 for kx in range(k0, k1 + 1):
                     dx = lane + (kx * LAYOUT.lanes - x)

@@ -6,7 +6,7 @@ vectors; along y the value follows from its neighbour's by the recurrence of ker
 """
 
 from taigs.kernels.layout import COLUMN, LAYOUT, ROW, SUPPORT, exp
-from taigs.kernels.raster import FAR
+from taigs.kernels.raster import FAR, NARROW, TALL, safe_correlation
 from taigs.runtime import ti
 
 TWO_PI_CUBED_ROOT = 15.749609945722419  # (2 pi)^(3/2)
@@ -72,8 +72,8 @@ def recurrence_fails(p: ti.template(), g, cutoff: ti.template()):
         det = 8 * (xx * (yy * zz - 0.25 * yz * yz) - 0.5 * xy * (0.5 * xy * zz - 0.25 * yz * xz)
                    + 0.5 * xz * (0.25 * xy * yz - 0.5 * yy * xz))  # fmt: skip
         rest = det / (8 * yy * (xx * zz - 0.25 * xz * xz))
-        bound = ti.static(1.0 - max(0.0, 1.0 - cutoff**2 / 80.0) ** 2)
-        answer = rest < bound or yy < -4.0
+        bound = ti.static(1.0 - safe_correlation(cutoff) ** 2)
+        answer = rest < bound or yy < NARROW or p[11][g] > TALL
     return answer
 
 

@@ -1,0 +1,61 @@
+"""A cloud between NumPy arrays and device memory: raw parameters and physical ones."""
+
+import numpy as np
+
+from taigs import runtime
+from taigs.cloud import GaussianCloud
+from taigs.errors import InputError
+from taigs.kernels import transfer
+from taigs.kernels.densify import NOWHERE
+from taigs.kernels.fields import CloudFields
+
+FLOOR = 1e-4  # smallest mass, in units of the cloud's mean, that softplus can still bring back
+
+
+def raw_parameters(cloud, unit):
+    """(11, N) raw parameters; mass = unit * softplus(raw), or unit * raw if signed."""
+    ratio = cloud.masses / unit
+    if not cloud.signed:
+        ratio = np.maximum(ratio, FLOOR)
+        ratio = ratio + np.log(-np.expm1(-ratio))  # inverse of softplus
+    return np.concatenate([cloud.positions.T, cloud.log_sigmas.T, cloud.quaternions.T, ratio[None]])
+
+
+def upload(cloud, fields: CloudFields):
+    """Write a cloud into device memory; unused slots are empty Gaussians far outside."""
+    if len(cloud) > fields.capacity:
+        raise InputError(f"{len(cloud)} Gaussians; expected at most the capacity of {fields.capacity}")
+    if cloud.signed != fields.signed:
+        raise InputError("a signed cloud needs signed device memory")
+    unit = float(np.abs(cloud.masses).mean()) if len(cloud) else 1.0
+    fields.unit[None] = unit = unit or 1.0
+    raw = np.zeros((11, fields.capacity), float_type())
+    raw[:, : len(cloud)] = raw_parameters(cloud, unit)
+    raw[:3, len(cloud) :] = NOWHERE
+    raw[6, len(cloud) :] = 1
+    raw[10, len(cloud) :] = 0 if cloud.signed else -50
+    for field, values in zip(fields.raw, raw, strict=True):
+        transfer.load_scalars(field, values, fields.capacity)
+
+
+def download(fields: CloudFields, n):
+    """The first n Gaussians in device memory as a GaussianCloud (empty slots left out)."""
+    raw = read_scalars(fields.raw, n).astype(np.float64)
+    unit = fields.unit[None]
+    masses = unit * (raw[10] if fields.signed else np.logaddexp(0, raw[10]))
+    quaternions = raw[6:10].T / np.linalg.norm(raw[6:10].T, axis=1, keepdims=True)
+    cloud = GaussianCloud(raw[:3].T.copy(), raw[3:6].T.copy(), quaternions, masses, fields.signed)
+    return cloud.subset(np.abs(raw[0]) < NOWHERE / 2)
+
+
+def read_scalars(fields, n):
+    """(len(fields), n) array of the first n entries of scalar fields."""
+    out = np.empty((len(fields), n), float_type())
+    for field, row in zip(fields, out, strict=True):
+        transfer.store_scalars(field, row, n)
+    return out
+
+
+def float_type():
+    """NumPy type of the fields."""
+    return np.dtype(runtime.current().precision)

@@ -1,0 +1,134 @@
+"""`taigs tilt`: a reconstruction with everything it leaves in its folder."""
+
+import logging
+import time
+
+import numpy as np
+
+from taigs.baseline import sirt, weighted_back_projection
+from taigs.io.clouds import write_cloud
+from taigs.io.mrc import write_volume
+from taigs.report import (
+    Figure,
+    curves_figure,
+    power_spectrum_figure,
+    residual_figure,
+    slices_figure,
+    write_report,
+)
+from taigs.tilt import reconstruct_tilt_series
+
+log = logging.getLogger("taigs")
+LABEL = "taigs: density in image noise units per A, protein bright"
+
+
+def run_tilt(views, directory, *, thickness, signed, wbp, sirt_iterations, seed, notes, title, progress):
+    """Reconstruct a tilt series; write tomogram.mrc, model.npz, the baselines, metrics.csv and report.html.
+
+    Parameters
+    ----------
+    views : Views
+    directory : RunDirectory
+        Begun.
+    thickness : int or None
+        Pixels of the views.
+    wbp : bool
+        Write wbp.mrc.
+    sirt_iterations : int
+        Write sirt.mrc (with positivity) after that many iterations; 0 for none.
+    notes : list of str
+        What was decided while reading, for the report.
+    title : str
+    progress : Progress
+    """
+    result = reconstruct_tilt_series(views, thickness, signed, seed, progress)
+    grid = result.grid
+    write_volume(directory / "tomogram.mrc", result.volume, grid.voxel_size, overwrite=True, label=LABEL)
+    write_cloud(directory / "model.npz", result.cloud, views.pixel_size, grid.shape, overwrite=True)
+    timings = {"reconstruction": result.seconds}
+    progress.stage("back-projecting for comparison")
+    baselines = {"WBP": (weighted_back_projection, "wbp.mrc", wbp)}
+    if sirt_iterations:
+        baselines[f"SIRT+ {sirt_iterations}"] = (
+            lambda v, g: sirt(v, g, sirt_iterations, positive=not signed, progress=progress), "sirt.mrc", True
+        )  # fmt: skip
+    volumes = {"taigs": result.volume}
+    for name, (reconstruct, file_name, wanted) in baselines.items():
+        started = time.perf_counter()
+        volumes[name] = reconstruct(views, grid)
+        timings[name] = time.perf_counter() - started
+        if wanted:
+            write_volume(directory / file_name, volumes[name], grid.voxel_size, overwrite=True)
+    for row in result.history:
+        directory.log_metrics(row)
+    verdict = describe_held_out(result.correlations)
+    log.info("%s", verdict)
+    for name, value in result.settings.items():
+        log.info("%s: %s", name, value)
+    _write_report(directory, result, volumes, views, verdict, timings, notes, title)
+    return result, verdict
+
+
+def describe_held_out(correlations):
+    """Who predicts the held-out views best, in a sentence."""
+    best = max(correlations, key=correlations.get)
+    others = ", ".join(f"{value:.4f} for {name}" for name, value in correlations.items() if name != "taigs")
+    own = f"correlation {correlations['taigs']:.4f}, against {others}"
+    if best == "taigs":
+        return f"taigs predicts the held-out views better than both baselines: {own}."
+    return f"taigs does not predict the held-out views better than {best}: {own}."
+
+
+def _write_report(directory, result, volumes, views, verdict, timings, notes, title):
+    nz, ny, nx = result.grid.shape
+    middle = len(result.held_out) // 2
+    angle = views.tilt_angles[result.held_out[middle]]
+    write_report(
+        directory / "report.html",
+        title=f"taigs tilt: {title}",
+        verdict=verdict,
+        summary=[
+            ("Volume (x, y, z)", f"{nx} x {ny} x {nz}"),
+            ("Voxel size", f"{result.grid.voxel_size:.2f} Å"),
+            ("Views", f"{len(views)}, {views.tilt_angles.min():.0f}° to {views.tilt_angles.max():.0f}°"),
+            ("Gaussians", f"{len(result.cloud):,}"),
+            ("Reconstruction", f"{result.seconds:.0f} s"),
+        ],
+        tables=[
+            (
+                "Held-out views, predicted without them: correlation with the measured images, noise included. "
+                "The tomogram itself is then made from all views.",
+                ("method", "correlation"),
+                [(name, value) for name, value in result.correlations.items()],
+            )
+        ],
+        figures=[
+            Figure(
+                "Central slices: XY, seen along the beam, and XZ, seen along the tilt axis. Grey values from "
+                "the 0.5 to the 99.7 percentile of each volume's slices; scale in nm.",
+                slices_figure(volumes, result.grid.voxel_size),
+            ),
+            Figure(
+                "Power in the XZ plane of Fourier space, averaged over y, logarithmic, each on its own scale. "
+                "The wedge about the vertical axis was not measured: what stands there is inferred.",
+                power_spectrum_figure(volumes, result.grid.voxel_size),
+            ),
+            Figure(
+                "The fit, step by step, on the views it saw and on the held-out ones.",
+                curves_figure(result.history),
+            ),
+            Figure(
+                f"Held-out view at {angle:.1f}°: measured, predicted without it, and their difference.",
+                residual_figure(result.measured[middle], _matched(result, middle)),
+            ),
+        ],
+        notes=notes,
+        settings=result.settings,
+        timings=timings,
+    )
+
+
+def _matched(result, i):
+    """Prediction of one held-out view at the measured level: the level of an image is free."""
+    predicted, measured = result.predictions["taigs"][i], result.measured[i]
+    return predicted + np.mean(measured) - np.mean(predicted)
