@@ -74,6 +74,9 @@ def tilt(
     mask_nonfinite: Annotated[
         bool, typer.Option("--mask-nonfinite", help="Fill NaN and infinite pixels instead of refusing them.")
     ] = False,
+    cos_weights: Annotated[
+        bool, typer.Option("--cos-weights", help="Weight views by cos(tilt), for the longer way through the ice.")
+    ] = False,
     wbp: Annotated[bool, typer.Option(help="Write weighted back-projection too, as wbp.mrc.")] = True,
     sirt: Annotated[
         int,
@@ -103,7 +106,7 @@ def tilt(
         with warnings.catch_warnings(record=True) as heard:
             views, notes = read_tilt_series_with_notes(
                 stack, angles, xf, xtilt, tilt_axis, pixel_size, excluded, contrast.value, bin, dose,
-                invert_angles, mask_nonfinite,
+                invert_angles, mask_nonfinite, cos_weights,
             )  # fmt: skip
         warned = [str(warning.message) for warning in heard]
         for line in [f"warning: {w}" for w in warned] + [f"note: {n}" for n in notes if not quiet]:

@@ -38,7 +38,7 @@ class Seeds:
 
     def _surroundings(self):
         """Coarse volume beside the grid, and the images without its projections."""
-        views, (nz, ny, nx) = self.views, self.grid.shape
+        views, (nz, _, nx) = self.views, self.grid.shape
         steepest = np.radians(np.abs(views.tilt_angles).max())
         reach = min(WIDEST, (1 + nz / nx * np.sin(steepest)) / max(np.cos(steepest), 1e-3))
         coarse = aligned_views(views, self.images).binned(2)

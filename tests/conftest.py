@@ -129,13 +129,13 @@ class Volumes:
         self.voxelizer = Voxelizer(CloudFields(300), Grid((16, 33, 24), 1.0), cutoff)
 
     def upload(self, cloud, grid):
-        from taigs import cloud as clouds
+        from taigs import device
         from taigs.kernels.fields import image_blocks
 
         v = self.voxelizer
         v.grid, (_, v.height, v.width), v.blocks = grid, grid.shape, image_blocks(grid.shape[2])
-        v.voxels.grid.from_numpy(np.array([*grid.lower, grid.voxel_size], clouds.float_type()))
-        clouds.upload(cloud, v.fields)
+        v.voxels.grid.from_numpy(np.array([*grid.lower, grid.voxel_size], device.float_type()))
+        device.upload(cloud, v.fields)
 
     def voxelize(self, cloud, grid):
         self.upload(cloud, grid)

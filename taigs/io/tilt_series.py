@@ -20,7 +20,7 @@ REPORTED_PROBLEMS = 10
 
 def read_tilt_series(
     stack, angles, xf=None, xtilt=None, tilt_axis=0.0, pixel_size=None, exclude=(), contrast="auto", bin=1,
-    dose=None, invert_angles=False, mask_nonfinite=False,
+    dose=None, invert_angles=False, mask_nonfinite=False, cos_weights=False,
 ):  # fmt: skip
     """Read a tilt series as Views: density bright, background 0, noise about 1, in one scale for all.
 
@@ -52,11 +52,14 @@ def read_tilt_series(
         Negate the tilt angles (the other hand).
     mask_nonfinite : bool
         Replace NaN and infinite pixels by the median of their image instead of refusing them.
+    cos_weights : bool
+        Weight each view by cos(tilt), for the longer way through the ice. The fit's gain per view
+        accounts for a weaker signal already.
 
     Returns
     -------
     Views
-        ``weights`` = cos(tilt) times the amplitude left after `dose`, of mean 1.
+        ``weights`` = the amplitude left after `dose`, times cos(tilt) if asked for, of mean 1.
 
     Raises
     ------
@@ -73,13 +76,13 @@ def read_tilt_series(
     """
     return read_tilt_series_with_notes(
         stack, angles, xf, xtilt, tilt_axis, pixel_size, exclude, contrast, bin, dose, invert_angles,
-        mask_nonfinite,
+        mask_nonfinite, cos_weights,
     )[0]  # fmt: skip
 
 
 def read_tilt_series_with_notes(
     stack, angles, xf=None, xtilt=None, tilt_axis=0.0, pixel_size=None, exclude=(), contrast="auto", bin=1,
-    dose=None, invert_angles=False, mask_nonfinite=False,
+    dose=None, invert_angles=False, mask_nonfinite=False, cos_weights=False,
 ):  # fmt: skip
     """As `read_tilt_series`, but return (views, notes): what was decided, one sentence each."""
     problems = _Problems()
@@ -106,7 +109,7 @@ def read_tilt_series_with_notes(
         shifts=shifts,
         pixel_size=apix,
         centre=np.array([(width - 1) / 2, (height - 1) / 2]),
-        weights=_weights(tilt, dose_e, apix * bin),
+        weights=_weights(tilt, dose_e, apix * bin, cos_weights),
         tilt_angles=tilt,
         names=tuple(f"{v + 1}@{stack}" for v in range(n)),
     )
@@ -191,15 +194,15 @@ def _check_options(tilt_axis, xf, contrast, bin, header):
 # --- images --------------------------------------------------------------------------------------
 
 
-def _weights(tilt, dose, pixel_size):
-    """(V,) cos(tilt), for the thickness, times what the dose left at one reference frequency.
+def _weights(tilt, dose, pixel_size, cos_weights):
+    """(V,) what the dose left at one reference frequency, times cos(tilt) if asked for.
 
     A weight per image cannot follow the whole curve: 1/20 A is where a tomogram has most of what can
     be recognised in it, or Nyquist where pixels are coarser.
     """
-    frequency = min(DOSE_FREQUENCY, 0.5 / pixel_size)
+    left = dose_weight(dose, min(DOSE_FREQUENCY, 0.5 / pixel_size))
     # Kept off zero: at 90 degrees an image still holds something, and weights are divided by.
-    return np.maximum(np.abs(np.cos(np.deg2rad(tilt))), 0.01) * dose_weight(dose, frequency)
+    return left * np.maximum(np.abs(np.cos(np.deg2rad(tilt))), 0.01 if cos_weights else 1.0)
 
 
 def _load(views, kept, bin, mask_nonfinite, stack, notes):

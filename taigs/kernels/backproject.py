@@ -74,7 +74,8 @@ def back_project(tilt: ti.template(), n_tasks: int, n_views: int, n_columns: int
                     u, w = column_of(tilt, view, x, z)
                     o = task * nx + x
                     if 0 <= u < n_columns - 1:
-                        tilt.volume[o] = tilt.volume[o] + (1 - w) * tilt.images[base + u] + w * tilt.images[base + u + 1]
+                        v = (1 - w) * tilt.images[base + u] + w * tilt.images[base + u + 1]
+                        tilt.volume[o] = tilt.volume[o] + v
                     elif u == n_columns - 1:
                         tilt.volume[o] = tilt.volume[o] + (1 - w) * tilt.images[base + u]
                     elif u == -1:

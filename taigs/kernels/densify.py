@@ -39,7 +39,8 @@ def mark(
         action = KEEP
         if cloud.score[g] > split_above:
             action = SPLIT
-        outside = ti.abs(cloud.raw[0][g]) > half_x or ti.abs(cloud.raw[1][g]) > half_y or ti.abs(cloud.raw[2][g]) > half_z
+        x = ti.abs(cloud.raw[0][g]); y = ti.abs(cloud.raw[1][g]); z = ti.abs(cloud.raw[2][g])
+        outside = x > half_x or y > half_y or z > half_z
         if ti.abs(cloud.mass[g]) < mass_min or outside or widest > log_sigma_max:
             action = EMPTY
         cloud.action[g] = action
