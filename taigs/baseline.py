@@ -135,27 +135,33 @@ def weighted_back_projection(views, grid, images=None):
     return geometry.back_project(filtered) / np.float32(grid.voxel_size)
 
 
-def sirt_steps(views, grid, positive=True, images=None, held_out=()):
+def sirt_steps(views, grid, positive=True, images=None, unused=(), start=None):
     """Endless SIRT: yields (volume, score) after each step x += C A^T R (b - A x).
 
-    Source: Gilbert (1972); R and C are the inverse row and column sums of A. The held-out views are
-    not used; `score` is their mean squared residual apart from its mean, before the step (nan
-    without such views). The volume is in image units per A, and belongs to the iteration.
+    Source: Gilbert (1972); R and C are the inverse row and column sums of A. Views listed in
+    `unused` are held out; `score` is their mean squared residual apart from its mean, before the step
+    (nan without such views). `start` is the first volume, zero by default. The volume is in image units
+    per A and belongs to the caller.
+
+    With `positive`, images are taken relative to their means: a positive volume would explain the
+    background as a uniform slab, in which positivity no longer holds noise down.
 
     Parameters are those of `sirt`.
     """
     images = align_images(views) if images is None else images
+    if positive:
+        images = images - images.mean(axis=(1, 2), keepdims=True)
     shape = _in_pixels(grid, views)
     geometry = TiltGeometry(views.tilt_angles, images.shape[1:], shape)
     used = np.ones((len(images), 1, 1), np.float32)
-    used[list(held_out)] = 0
+    used[list(unused)] = 0
     rows = geometry.project(np.ones(shape, np.float32))
     rows = used / np.maximum(rows, SHORTEST_RAY * shape[0])
     columns = 1 / np.maximum(geometry.back_project(used * np.ones_like(images)), 1)
-    volume = np.zeros(shape, np.float32)
+    volume = np.zeros(shape, np.float32) if start is None else start * np.float32(grid.voxel_size)
     while True:
         difference = images - geometry.project(volume)
-        score = difference[list(held_out)].var(axis=(1, 2)).mean() if len(held_out) else np.nan
+        score = difference[list(unused)].var(axis=(1, 2)).mean() if len(unused) else np.nan
         volume += columns * geometry.back_project(rows * difference)
         if positive:
             np.maximum(volume, 0, out=volume)

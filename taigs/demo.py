@@ -166,7 +166,7 @@ def _write_report(directory, result, scores, verdict, volumes, truth, views):
             Figure("The fit, step by step.", curves_figure(result.history)),
         ],
         notes=[
-            f"SIRT and SIRT+ (with positivity) ran {SIRT_ITERATIONS} iterations.",
+            f"SIRT and SIRT+ (with positivity, on images of mean zero) ran {SIRT_ITERATIONS} iterations.",
             "The scene is made of Gaussians, as the model is, but rendered by other code.",
             "Times include compiling the kernels, which happens once per machine.",
         ],

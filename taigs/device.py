@@ -22,7 +22,7 @@ def raw_parameters(cloud, unit):
 
 
 def upload(cloud, fields: CloudFields):
-    """Write a cloud into device memory; unused slots are empty Gaussians far outside."""
+    """Write a cloud into device memory; unused slots are empty Gaussians far outside, Adam starts anew."""
     if len(cloud) > fields.capacity:
         raise InputError(f"{len(cloud)} Gaussians; expected at most the capacity of {fields.capacity}")
     if cloud.signed != fields.signed:
@@ -36,6 +36,8 @@ def upload(cloud, fields: CloudFields):
     raw[10, len(cloud) :] = 0 if cloud.signed else -50
     for field, values in zip(fields.raw, raw, strict=True):
         transfer.load_scalars(field, values, fields.capacity)
+    for field in (*fields.moment1, *fields.moment2, fields.score):
+        field.fill(0)
 
 
 def download(fields: CloudFields, n):

@@ -1,6 +1,6 @@
 """The loop: objective -> Adam -> densify -> held-out score -> stop, from coarse to fine."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -17,17 +17,14 @@ class Stage:
 
     Parameters
     ----------
-    bin : int
-        Pixels averaged in each direction.
     floor_px : float
-        Smallest sigma, in unbinned pixels: the main regulariser.
+        Smallest sigma in pixels: the main regulariser.
     n_gaussians : int
         Size to which the cloud is densified when the stage begins.
     steps : int
         Most steps; the held-out score usually ends the stage earlier.
     """
 
-    bin: int
     floor_px: float
     n_gaussians: int
     steps: int
@@ -37,7 +34,7 @@ class Stage:
 class FitConfig:
     """Rates are per step; a stage may end before its last step, never after it."""
 
-    rate_position_px: float = 0.03  # pixels of the stage
+    rate_position_px: float = 0.03  # pixels
     rate_log_sigma: float = 0.01
     rate_quaternion: float = 0.01
     rate_mass: float = 0.2  # raw mass
@@ -46,8 +43,8 @@ class FitConfig:
     batch: int = 8  # views
     check_every: int = 5  # steps between held-out scores
     patience: int = 3  # checks without a better score that end a stage
-    ceiling_px: float = 6.0  # largest sigma, unbinned pixels
-    blurs_px: tuple = (0.0, 0.4, 0.7)  # unbinned pixels
+    ceiling_px: float = 6.0  # largest sigma, pixels
+    blurs_px: tuple = (0.0, 0.4, 0.7)  # pixels
     mass_min: float = 0.01  # of the mean mass: lighter Gaussians are pruned
 
     def __post_init__(self):
@@ -60,12 +57,11 @@ class FitConfig:
 
 @dataclass
 class FitResult:
-    """The cloud with the best held-out score, that score, how many steps each stage took, and the log of the run."""
+    """The cloud with the best held-out score, that score, and the stages with the steps they took to reach it."""
 
     cloud: GaussianCloud
     score: float
     stages: list
-    history: list
 
 
 class Fit:
@@ -75,73 +71,73 @@ class Fit:
     ----------
     objective : ViewObjective
         `loss_and_gradient`, `held_out_score`, and the renderer that holds the cloud.
-    pixel_size : float
-        Angstrom, unbinned.
+    config : FitConfig
     bounds : (3,) array
         Half-widths (A) of the box beyond which Gaussians are pruned.
+    progress : Progress
     """
 
-    def __init__(self, objective, config, pixel_size, bounds, progress):
+    def __init__(self, objective, config, bounds, progress):
         self.objective = objective
         self.renderer = objective.renderer
+        self.pixel_size = objective.views.pixel_size
         self.config = config
-        self.pixel_size = pixel_size
         self.bounds = bounds
         self.progress = progress
-        self.step = 0
-        self.history = []
 
-    def run(self, stages, views_at, train):
-        """All stages, each until its held-out score no longer falls; views_at(bin) gives the images."""
-        best = FitResult(self.renderer.get_cloud(), np.inf, [], self.history)
+    def run(self, cloud, stages):
+        """Fit a cloud stage by stage, each until its held-out score no longer falls. Returns a FitResult."""
+        self.begin(cloud)
+        best = FitResult(cloud, np.inf, [])
         total = sum(stage.steps for stage in stages)
+        tie = self.objective.score_tolerance()
         for stage in stages:
-            self.objective.use(views_at(stage.bin), train)
             self.densify(stage)
             improved, since, taken, stage_best = False, 0, 0, np.inf
-            tie = self.objective.score_tolerance(views_at(1))
             while taken < stage.steps and since < self.config.patience:
                 for _ in range(min(self.config.check_every, stage.steps - taken)):
                     loss = self.take_step(stage)
                     taken += 1
-                score = self.score(views_at(1))
+                score = self.score()
                 self.log(loss, score)
                 self.progress.update(self.step, total, loss, score, self.renderer.n)
                 since = 0 if score < stage_best + tie else since + 1
                 stage_best = min(score, stage_best)
-                # Within a stage, a tie goes to the later step: fine detail weighs little in the score.
+                # Within a stage a tie goes to the later step: fine detail weighs little in the score.
                 if score < (best.score + tie if improved else best.score):
                     best.cloud, improved, steps_to_best = self.renderer.get_cloud(), True, taken
                     best.score = min(score, best.score)
             if not improved:
                 break  # a finer floor only fits noise
-            best.stages.append(Stage(stage.bin, stage.floor_px, stage.n_gaussians, steps_to_best))
+            best.stages.append(replace(stage, steps=steps_to_best))
         return best
 
-    def repeat(self, stages, views_at, train):
-        """The same stages for exactly their steps, without scores: a refit on other views."""
+    def repeat(self, cloud, stages):
+        """Fit a cloud for exactly the steps of the stages, without scores. Returns the cloud."""
+        history = self.history
+        self.begin(cloud)
+        self.history = history  # the log of the scored run is the one to show
         total = sum(stage.steps for stage in stages)
         for stage in stages:
-            self.objective.use(views_at(stage.bin), train)
             self.densify(stage)
             for _ in range(stage.steps):
                 loss = self.take_step(stage)
                 self.progress.update(self.step, total, loss, None, self.renderer.n)
-            self.log(loss, None)
         return self.renderer.get_cloud()
 
-    def score(self, views):
-        """Held-out score on the unbinned images, so that stages compare, after the blur that suits the cloud best.
+    def begin(self, cloud):
+        """A new cloud, step 0."""
+        self.renderer.set_cloud(cloud)
+        self.step = 0
+        self.history = []
+
+    def score(self):
+        """Held-out score after the blur that suits the cloud best.
 
         Without the blur a fit would stop as soon as its noise outweighs new detail, which a low-pass
         filter tells apart.
         """
-        used, queue, train = self.objective.views, self.objective.queue, self.objective.train
-        self.objective.use(views, train)
-        score = min(self.objective.held_out_score(blur) for blur in self.config.blurs_px)
-        self.objective.use(used, train)
-        self.objective.queue = queue
-        return score
+        return min(self.objective.held_out_score(blur) for blur in self.config.blurs_px)
 
     def take_step(self, stage):
         """Render, compare, pull back, update. Returns the loss."""
@@ -153,7 +149,7 @@ class Fit:
         add_score(r.cloud, r.n_chunks)
         adam(
             r.cloud, r.n_chunks, c.beta1, c.beta2, 1 / (1 - c.beta1**self.step), 1 / (1 - c.beta2**self.step),
-            c.rate_position_px * self.pixel_size * stage.bin, c.rate_log_sigma, c.rate_quaternion, c.rate_mass,
+            c.rate_position_px * self.pixel_size, c.rate_log_sigma, c.rate_quaternion, c.rate_mass,
             np.log(stage.floor_px * self.pixel_size), np.log(c.ceiling_px * self.pixel_size),
         )  # fmt: skip
         return loss

@@ -40,24 +40,25 @@ class ViewObjective:
 
     def __init__(self, renderer: Renderer, views: Views, train, held_out, batch, rng, signed=False):
         self.renderer = renderer
+        self.views = views
         self.held_out = np.asarray(held_out, int)
-        self.batch = min(batch, len(train))
+        self.batch = batch
         self.rng = rng
         self.sparsity = 0.0 if signed else SPARSITY
-        self.gains = np.ones(len(views))
-        self.use(views, train)
+        self.fit_views(train)
 
-    def use(self, views, train):
-        """Fit other images of the same views (another binning), or other views of them."""
-        self.views = views
+    def fit_views(self, train):
+        """Fit these views from now on, with gains started anew."""
         self.train = np.asarray(train, int)
         self.queue = []
+        self.gains = np.ones(len(self.views))
 
     def loss_and_gradient(self):
         """Loss of the next mini-batch per pixel (noise alone: 1); the gradient is left on the device."""
-        if len(self.queue) < self.batch:
+        n = min(self.batch, len(self.train))
+        if len(self.queue) < n:
             self.queue += list(self.rng.permutation(self.train))
-        picked, self.queue = np.array(self.queue[: self.batch]), self.queue[self.batch :]
+        picked, self.queue = np.array(self.queue[:n]), self.queue[n:]
         statistics = self.draw(picked)
         self._solve_gains(picked, statistics)
         gain, offset = self._scale(picked), self._offsets(picked, statistics) + self.sparsity
@@ -91,17 +92,22 @@ class ViewObjective:
         self.renderer.views.blur[None] = 0
         return float(total / weight)
 
-    def score_tolerance(self, views):
+    def score_tolerance(self):
         """Difference of held-out scores that noise alone makes between two clouds that draw nearly the same:
         twice the standard error of the mean of noise times their difference of `MODEL_SPREAD` (noise units)."""
-        pixels = len(self.held_out) * np.prod(views.image_shape)
+        pixels = len(self.held_out) * np.prod(self.views.image_shape)
         return 2 * MODEL_SPREAD / np.sqrt(pixels)
 
-    def draw(self, picked):
-        """Model images of the views into device memory; returns the sums of kernels/residual.py, (len(picked), 6)."""
+    def draw(self, picked, compare=True):
+        """Model images of the views into device memory, with `compare` also the images and the sums for both.
+
+        Returns the sums of kernels/residual.py, (len(picked), 6), or None.
+        """
         v, r = self.views, self.renderer
         r.set_views(v.projections[picked] / v.pixel_size, v.shifts[picked] + v.centre, v.image_shape)
         r.forward()
+        if not compare:
+            return None
         r.load_images(r.images.target, np.asarray(v.images)[picked])
         collect(r.images, len(picked), r.n_parts, r.height, r.width, r.blocks)
         return self._statistics(len(picked))

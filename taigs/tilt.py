@@ -5,17 +5,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from taigs.baseline import weighted_back_projection
+from taigs.baseline import align_images, weighted_back_projection
 from taigs.cloud import GaussianCloud
 from taigs.errors import InputError
 from taigs.fit import Fit, FitConfig, Stage
 from taigs.objectives import ViewObjective
 from taigs.progress import NoProgress
 from taigs.render import Renderer, voxelize
-from taigs.tilt_seeds import WIDEST, Seeds
+from taigs.tilt_seeds import WIDEST, make_seed, project_volume
 from taigs.views import Grid, Views
 
 VOXELS_PER_GAUSSIAN = 60
+GROWTH = 1.4  # of the cloud from stage to stage
+BOUNDS = 1.2  # of the volume's height and thickness, beyond which Gaussians are pruned
 GAUSSIANS = (2000, 400_000)  # fewest and most at the first stage
 FLOORS_PX = (
     0.65,
@@ -41,12 +43,10 @@ class TiltResult:
     held_out : array of int
         Views that were left out to decide when to stop.
     predictions : dict
-        Method -> (len(held_out), H, W) images of the held-out views, predicted without them, on aligned axes.
-    correlations : dict
-        Method -> mean correlation of those with the measured images.
+        Method -> (predicted, measured), each (len(held_out), H, W): the held-out views, predicted without them.
     seconds : float
     settings : dict
-        What was decided on the way: stages, steps, blur, iterations.
+        What was decided on the way.
     """
 
     cloud: GaussianCloud
@@ -55,14 +55,22 @@ class TiltResult:
     history: list
     held_out: np.ndarray
     predictions: dict
-    correlations: dict
-    measured: np.ndarray
     seconds: float
     settings: dict
+
+    def correlations(self):
+        """Method -> mean over the held-out views of the correlation of prediction and measurement."""
+        return {
+            name: float(np.mean([np.corrcoef(p.ravel(), m.ravel())[0, 1] for p, m in zip(*pair, strict=True)]))
+            for name, pair in self.predictions.items()
+        }
 
 
 def reconstruct_tilt_series(views: Views, thickness=None, signed=False, seed=0, progress=None):
     """Reconstruct a tomogram as a cloud of Gaussians.
+
+    A few views are held out: they decide how long the seeds are iterated, when the fit stops and how
+    much of its detail is noise. Then the same is done with all views.
 
     Parameters
     ----------
@@ -95,57 +103,47 @@ def reconstruct_tilt_series(views: Views, thickness=None, signed=False, seed=0, 
     thickness = max(1, min(height, width) // 2) if thickness is None else thickness
     grid = Grid((thickness, height, width), views.pixel_size)
     rng = np.random.default_rng(seed)
+    n = int(np.clip(np.prod(grid.shape, dtype=float) / VOXELS_PER_GAUSSIAN, *GAUSSIANS))
+    stages = [Stage(floor, int(n * GROWTH**i), STEPS) for i, floor in enumerate(FLOORS_PX)]
+    sigma = FLOORS_PX[0] * views.pixel_size
     held_out = held_out_views(len(views))
     train = np.setdiff1d(np.arange(len(views)), held_out)
-    n = int(np.clip(np.prod(grid.shape, dtype=float) / VOXELS_PER_GAUSSIAN, *GAUSSIANS))
-    stages = [Stage(1, floor, int(n * 1.4**i), STEPS) for i, floor in enumerate(FLOORS_PX)]
     config = FitConfig()
+    renderer = Renderer(stages[-1].n_gaussians, config.batch, views.image_shape, signed)
+    objective = ViewObjective(renderer, views, train, held_out, config.batch, rng, signed)
+    bounds = np.array([WIDEST * width, BOUNDS * height, BOUNDS * thickness]) / 2 * views.pixel_size
+    fit = Fit(objective, config, bounds, progress)
 
     progress.stage("back-projecting")
-    seeds = Seeds(views, grid, held_out, signed)
-    renderer = Renderer(stages[-1].n_gaussians, min(config.batch, len(train)), views.image_shape, signed)
-    objective = ViewObjective(renderer, views, train, held_out, config.batch, rng, signed)
-    bounds = np.array([WIDEST * width, 1.2 * height, 2 * thickness]) / 2 * views.pixel_size
-
-    def start(images_used):
-        renderer.set_cloud(seeds.cloud(n, FLOORS_PX[0] * views.pixel_size, images_used, rng))
-        return Fit(objective, config, views.pixel_size, bounds, progress)
-
+    images = align_images(views)
+    start = make_seed(views, grid, images, held_out, signed=signed)
     progress.stage("fitting")
-    fit = start(train)
-    best = fit.run(stages, views.binned, train)
-    blur = best_blur(objective, best.cloud, views)
+    best = fit.run(start.cloud(n, sigma, rng, signed), stages)
+    blur_px = best_blur(objective, best.cloud)
+    model = predict(objective, blurred(best.cloud, blur_px * views.pixel_size), held_out)
+    back_projected = weighted_back_projection(views.subset(train), grid, images[train])
     predictions = {
-        "taigs": predict(objective, blurred(best.cloud, blur), views, held_out),
-        "SIRT+": seeds.project(seeds.volume(train))[held_out],
-        "WBP": seeds.project(weighted_back_projection(views.subset(train), grid, seeds.images[train]))[held_out],
+        "taigs": (model, np.asarray(views.images)[held_out]),
+        "SIRT" if signed else "SIRT+": (project_volume(views, grid, start.volume)[held_out], images[held_out]),
+        "WBP": (project_volume(views, grid, back_projected)[held_out], images[held_out]),
     }
+
+    progress.stage("back-projecting all views")
+    start = make_seed(views, grid, images, iterations=start.iterations, signed=signed)
     progress.stage("refitting on all views")
-    everything = np.arange(len(views))
-    cloud = blurred(start(everything).repeat(best.stages, views.binned, everything), blur)
-    progress.stage("writing the volume")
-    measured = {"taigs": np.asarray(views.images)[held_out]}
-    return TiltResult(
-        cloud=cloud,
-        volume=voxelize(cloud, grid),
-        grid=grid,
-        history=fit.history,
-        held_out=held_out,
-        predictions=predictions,
-        correlations={
-            name: correlation(images, measured.get(name, seeds.images[held_out]))
-            for name, images in predictions.items()
-        },
-        measured=measured["taigs"],
-        seconds=time.perf_counter() - started,
-        settings={
-            "held-out views (from 1)": ", ".join(str(i + 1) for i in held_out),
-            "SIRT+ iterations of the seeds": seeds.iterations,
-            "stages (smallest sigma in px: steps)": ", ".join(f"{s.floor_px:g}: {s.steps}" for s in best.stages),
-            "blur of the result (px)": round(float(blur), 2),
-            "held-out score (noise alone: about 1)": round(float(best.score), 4),
-        },
-    )
+    objective.fit_views(np.arange(len(views)))
+    cloud = blurred(fit.repeat(start.cloud(n, sigma, rng, signed), best.stages), blur_px * views.pixel_size)
+    volume = voxelize(cloud, grid)
+    settings = {
+        "thickness (px)": thickness,
+        "held-out views (from 1, of those used)": ", ".join(str(i + 1) for i in held_out),
+        "iterations of SIRT for the seeds": start.iterations,
+        "stages (smallest sigma in px: steps)": ", ".join(f"{s.floor_px:g}: {s.steps}" for s in best.stages),
+        "blur of the result (px)": round(float(blur_px), 2),
+        "held-out score (noise alone: about 1)": round(float(best.score), 4),
+    }
+    seconds = time.perf_counter() - started
+    return TiltResult(cloud, volume, grid, fit.history, held_out, predictions, seconds, settings)
 
 
 def held_out_views(n):
@@ -159,28 +157,21 @@ def blurred(cloud, sigma):
     return replace(cloud, log_sigmas=0.5 * np.log(np.exp(2 * cloud.log_sigmas) + sigma**2))
 
 
-def best_blur(objective, cloud, views):
-    """Blur (A) under which the cloud predicts the held-out views best: what is finer is noise.
+def best_blur(objective, cloud):
+    """Blur (sigma, pixels) under which the cloud predicts the held-out views best: what is finer is noise.
 
     By the projection theorem this is the best Gaussian-shaped Wiener filter of the volume.
     """
-    objective.use(views, objective.train)
     objective.renderer.set_cloud(cloud)
     scores = [objective.held_out_score(blur) for blur in BLURS_PX]
-    return BLURS_PX[int(np.argmin(scores))] * views.pixel_size
+    return BLURS_PX[int(np.argmin(scores))]
 
 
-def predict(objective, cloud, views, picked):
+def predict(objective, cloud, picked):
     """(len(picked), H, W) model images in image units."""
-    objective.use(views, objective.train)
     objective.renderer.set_cloud(cloud)
     out = []
     for i in range(0, len(picked), objective.batch):
-        objective.draw(picked[i : i + objective.batch])
-        out.append(objective.renderer.get_images() / views.pixel_size**2)
+        objective.draw(picked[i : i + objective.batch], compare=False)
+        out.append(objective.renderer.get_images() / objective.views.pixel_size**2)
     return np.concatenate(out)
-
-
-def correlation(predicted, measured):
-    """Mean over views of the correlation coefficient."""
-    return float(np.mean([np.corrcoef(p.ravel(), m.ravel())[0, 1] for p, m in zip(predicted, measured, strict=True)]))

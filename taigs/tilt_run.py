@@ -61,7 +61,7 @@ def run_tilt(views, directory, *, thickness, signed, wbp, sirt_iterations, seed,
             write_volume(directory / file_name, volumes[name], grid.voxel_size, overwrite=True)
     for row in result.history:
         directory.log_metrics(row)
-    verdict = describe_held_out(result.correlations)
+    verdict = describe_held_out(result.correlations())
     log.info("%s", verdict)
     for name, value in result.settings.items():
         log.info("%s: %s", name, value)
@@ -82,6 +82,7 @@ def describe_held_out(correlations):
 def _write_report(directory, result, volumes, views, verdict, timings, notes, title):
     nz, ny, nx = result.grid.shape
     middle = len(result.held_out) // 2
+    predicted, measured = result.predictions["taigs"]
     angle = views.tilt_angles[result.held_out[middle]]
     write_report(
         directory / "report.html",
@@ -99,7 +100,7 @@ def _write_report(directory, result, volumes, views, verdict, timings, notes, ti
                 "Held-out views, predicted without them: correlation with the measured images, noise included. "
                 "The tomogram itself is then made from all views.",
                 ("method", "correlation"),
-                [(name, value) for name, value in result.correlations.items()],
+                [(name, value) for name, value in result.correlations().items()],
             )
         ],
         figures=[
@@ -119,16 +120,10 @@ def _write_report(directory, result, volumes, views, verdict, timings, notes, ti
             ),
             Figure(
                 f"Held-out view at {angle:.1f}°: measured, predicted without it, and their difference.",
-                residual_figure(result.measured[middle], _matched(result, middle)),
+                residual_figure(measured[middle], predicted[middle] + np.mean(measured[middle] - predicted[middle])),
             ),
         ],
         notes=notes,
         settings=result.settings,
         timings=timings,
     )
-
-
-def _matched(result, i):
-    """Prediction of one held-out view at the measured level: the level of an image is free."""
-    predicted, measured = result.predictions["taigs"][i], result.measured[i]
-    return predicted + np.mean(measured) - np.mean(predicted)

@@ -1,85 +1,89 @@
-"""Seeds of a tilt series: SIRT with positivity, the surroundings that only tilted views see included."""
+"""Seeds of a tilt series: SIRT from coarse to fine, the surroundings that only tilted views see included."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from taigs.baseline import TiltGeometry, align_images, sirt_steps
+from taigs.baseline import TiltGeometry, sirt_steps
 from taigs.cloud import GaussianCloud
 from taigs.seeds import cloud_from_volume
-from taigs.views import Grid
+from taigs.views import Grid, Views
 
-SIRT_STEPS = (10, 60)  # fewest and most iterations
+SIRT_STEPS = (5, 60)  # fewest and most iterations at full size
 COARSE_STEPS = 30
 WIDEST = 2.0  # images: how far the surroundings reach
+GAIN = 1e-4  # relative fall of the held-out score that is worth another iteration
 
 
-class Seeds:
-    """SIRT with positivity at full size, for any subset of the views, after the steps that held-out views favour.
+@dataclass(frozen=True)
+class Seed:
+    """SIRT of some of the views: `volume` on `grid`, `outside` on the wider and coarser `wide` (zero on `grid`)."""
 
-    Tilted views also see matter beside the volume. A coarse SIRT in a wider volume finds it; its
-    projections are taken off the images before the fine SIRT, and seeds of its own stand for it.
-    """
+    volume: np.ndarray
+    grid: Grid
+    outside: np.ndarray
+    wide: Grid
+    iterations: int
 
-    def __init__(self, views, grid, held_out, signed):
-        self.views, self.grid, self.signed = views, grid, signed
-        self.images = align_images(views)
-        self.geometry = TiltGeometry(views.tilt_angles, self.images.shape[1:], grid.shape)
-        self._surroundings()
-        self.known = {}
-        best = np.inf
-        for i, (volume, score) in enumerate(sirt_steps(views, grid, not signed, self.inside_images, held_out)):
-            # the score is that of the volume before this step
-            if i >= SIRT_STEPS[0] and (score > best * (1 - 1e-4) or i == SIRT_STEPS[1]):
-                break
-            best, kept = min(best, score), volume
-        self.iterations = i
-        self.known[len(views) - len(held_out)] = kept
-
-    def _surroundings(self):
-        """Coarse volume beside the grid, and the images without its projections."""
-        views, (nz, _, nx) = self.views, self.grid.shape
-        steepest = np.radians(np.abs(views.tilt_angles).max())
-        reach = min(WIDEST, (1 + nz / nx * np.sin(steepest)) / max(np.cos(steepest), 1e-3))
-        coarse = aligned_views(views, self.images).binned(2)
-        side = int(np.ceil((reach - 1) * nx / 4))
-        h, w = coarse.image_shape
-        self.wide = Grid((max(1, round(nz / 2)), h, w + 2 * side), coarse.pixel_size)
-        steps = sirt_steps(coarse, self.wide, not self.signed)
-        for _ in range(COARSE_STEPS):
-            volume, _ = next(steps)
-        volume[:, :, side : side + w] = 0
-        self.outside = volume
-        geometry = TiltGeometry(views.tilt_angles, coarse.image_shape, self.wide.shape)
-        shadow = geometry.project(volume) * np.float32(coarse.pixel_size)
-        shadow = np.repeat(np.repeat(shadow, 2, axis=1), 2, axis=2)
-        self.inside_images = self.images.copy()
-        self.inside_images[:, : 2 * h, : 2 * w] -= shadow
-
-    def volume(self, used):
-        """SIRT+ volume of the views `used`, (nz, ny, nx)."""
-        if len(used) not in self.known:
-            unused = np.setdiff1d(np.arange(len(self.views)), used)
-            steps = sirt_steps(self.views, self.grid, not self.signed, self.inside_images, unused)
-            for _ in range(self.iterations):
-                volume, _ = next(steps)
-            self.known[len(used)] = volume
-        return self.known[len(used)]
-
-    def cloud(self, n, sigma, used, rng):
+    def cloud(self, n, sigma, rng, signed):
         """n Gaussians of standard deviation sigma (A) for the volume, and wider ones for its surroundings."""
-        volume = self.volume(used)
         beside = np.abs(self.outside).sum() * self.wide.voxel_size**3
-        inside = np.abs(volume).sum() * self.grid.voxel_size**3
+        inside = np.abs(self.volume).sum() * self.grid.voxel_size**3
         n_beside = int(n * beside / (8 * inside + beside)) if inside > 0 else 0  # coarser by 2 on each axis
-        clouds = [cloud_from_volume(volume, self.grid, n - n_beside, sigma, rng, self.signed)]
+        clouds = [cloud_from_volume(self.volume, self.grid, n - n_beside, sigma, rng, signed)]
         if n_beside:
-            clouds.append(cloud_from_volume(self.outside, self.wide, n_beside, 2 * sigma, rng, self.signed))
+            clouds.append(cloud_from_volume(self.outside, self.wide, n_beside, 2 * sigma, rng, signed))
         return GaussianCloud.merge(clouds)
 
-    def project(self, volume):
-        """Line integrals through a volume on the grid, in image units."""
-        return self.geometry.project(volume) * np.float32(self.grid.voxel_size)
+
+def make_seed(views: Views, grid: Grid, images, unused=(), iterations=None, signed=False):
+    """SIRT (with positivity unless signed) of the views that are not in `unused`.
+
+    Tilted views also see matter beside the volume. A coarse SIRT in a wider volume finds it; its
+    projections are taken off the images before the SIRT at full size, which starts from the coarse one.
+
+    Parameters
+    ----------
+    images : (V, H, W) array
+        `align_images(views)`.
+    unused : sequence of int
+        Held-out views. Without `iterations` their score decides when to stop.
+    iterations : int, optional
+        At full size.
+
+    Returns
+    -------
+    Seed
+    """
+    coarse = aligned_views(views, images).binned(2)
+    nz, _, nx = grid.shape
+    h, w = coarse.image_shape
+    steepest = np.radians(np.abs(views.tilt_angles).max())
+    reach = min(WIDEST, (1 + nz / nx * np.sin(steepest)) / max(np.cos(steepest), 1e-3))
+    side = int(np.ceil((reach - 1) * nx / 4))
+    wide = Grid((max(1, round(nz / 2)), h, w + 2 * side), coarse.pixel_size)
+    steps = sirt_steps(coarse, wide, not signed, unused=unused)
+    for _ in range(COARSE_STEPS):
+        outside, _ = next(steps)
+    start = resized(outside[:, :, side : side + w], grid.shape)
+    outside[:, :, side : side + w] = 0
+    shadow = TiltGeometry(views.tilt_angles, (h, w), wide.shape).project(outside) * np.float32(wide.voxel_size)
+    remaining = images - resized(shadow, images.shape)
+    best, kept = np.inf, start
+    for i, (volume, score) in enumerate(sirt_steps(views, grid, not signed, remaining, unused, start)):
+        # The score is that of the volume before the step, so the one to keep is the one before.
+        if i == (iterations or SIRT_STEPS[1]) or (not iterations and i > SIRT_STEPS[0] and score > best * (1 - GAIN)):
+            return Seed(kept, grid, outside, wide, i)
+        best, kept = min(best, score), volume
+
+
+def resized(array, shape):
+    """An array doubled by repetition along axes that are about half of `shape`, cut or edge-padded to it."""
+    for axis, n in enumerate(shape):
+        if array.shape[axis] < n or n == 1:
+            index = np.minimum(np.arange(n) // (2 if array.shape[axis] <= n // 2 + 1 else 1), array.shape[axis] - 1)
+            array = np.take(array, index, axis=axis)
+    return array
 
 
 def aligned_views(views, images):
@@ -90,3 +94,9 @@ def aligned_views(views, images):
     h, w = images.shape[1:]
     centre = np.array([w - 1, h - 1]) / 2
     return replace(views, images=images, projections=projections, shifts=np.zeros((len(t), 2)), centre=centre)
+
+
+def project_volume(views, grid, volume):
+    """(V, H, W) line integrals through a volume (image units per A) on aligned axes, in image units."""
+    geometry = TiltGeometry(views.tilt_angles, views.image_shape, grid.shape)
+    return geometry.project(volume) * np.float32(grid.voxel_size)
