@@ -5,10 +5,12 @@ modelled here (the fit does): it is neglected with a warning.
 """
 
 import warnings
+from functools import lru_cache
 
 import numpy as np
 from scipy import fft, ndimage
 
+from taigs import runtime
 from taigs.device import float_type
 from taigs.errors import InputError, InputWarning
 from taigs.kernels import transfer
@@ -34,16 +36,17 @@ class TiltGeometry:
     """
 
     def __init__(self, tilt_angles, image_shape, shape):
-        self.fields = f = TiltFields(len(tilt_angles), image_shape[1], shape)
         if shape[1] != image_shape[0]:
             raise InputError(f"volume with {shape[1]} rows in y for images of {image_shape[0]} rows")
+        self.fields = f = _fields(len(tilt_angles), image_shape[1], tuple(shape), runtime.generation())
         c, s = np.cos(np.radians(tilt_angles)), np.sin(np.radians(tilt_angles))
         offset = (f.n_columns - 1) / 2 - c * (f.nx - 1) / 2 - s * (f.nz - 1) / 2
-        f.rays.from_numpy(np.stack([c, s, offset], 1).astype(float_type()))
+        self.rays = np.stack([c, s, offset], 1).astype(float_type())
 
     def project(self, volume):
         """A volume: (nz, ny, nx) -> (V, H, W) line integrals in pixels."""
         f = self.fields
+        f.rays.from_numpy(self.rays)
         self._load(f.volume, volume)
         project_voxels(f, f.blocks * f.n_views, f.n_views, f.n_columns, f.nz, f.nx)
         return self._store(f.images, f.n_views, f.n_columns)
@@ -51,6 +54,7 @@ class TiltGeometry:
     def back_project(self, images):
         """A^T images: (V, H, W) -> (nz, ny, nx)."""
         f = self.fields
+        f.rays.from_numpy(self.rays)
         self._load(f.images, images)
         back_project(f, f.blocks * f.nz, f.n_views, f.n_columns, f.nz, f.nx)
         return self._store(f.volume, f.nz, f.nx)
@@ -68,6 +72,12 @@ class TiltGeometry:
         transfer.store_vectors(vectors, flat, flat.size // LAYOUT.lanes)
         blocked = flat.reshape(self.fields.blocks, a, b, LAYOUT.lanes).transpose(1, 0, 3, 2)
         return blocked.reshape(a, -1, b)[:, : self.fields.ny]
+
+
+@lru_cache(maxsize=4)
+def _fields(n_views, n_columns, shape, _generation):
+    """Device memory shared by all geometries of one size: Taichi compiles for it and never gives it back."""
+    return TiltFields(n_views, n_columns, shape)
 
 
 def align_images(views: Views):

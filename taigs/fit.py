@@ -84,10 +84,12 @@ class Fit:
         self.config = config
         self.bounds = bounds
         self.progress = progress
+        self.history = []
 
     def run(self, cloud, stages):
         """Fit a cloud stage by stage, each until its held-out score no longer falls. Returns a FitResult."""
         self.begin(cloud)
+        self.history = []
         best = FitResult(cloud, np.inf, [])
         total = sum(stage.steps for stage in stages)
         tie = self.objective.score_tolerance()
@@ -114,9 +116,7 @@ class Fit:
 
     def repeat(self, cloud, stages):
         """Fit a cloud for exactly the steps of the stages, without scores. Returns the cloud."""
-        history = self.history
         self.begin(cloud)
-        self.history = history  # the log of the scored run is the one to show
         total = sum(stage.steps for stage in stages)
         for stage in stages:
             self.densify(stage)
@@ -129,7 +129,6 @@ class Fit:
         """A new cloud, step 0."""
         self.renderer.set_cloud(cloud)
         self.step = 0
-        self.history = []
 
     def score(self):
         """Held-out score after the blur that suits the cloud best.
@@ -143,7 +142,7 @@ class Fit:
         """Render, compare, pull back, update. Returns the loss."""
         loss = self.objective.loss_and_gradient()
         if not np.isfinite(loss):
-            raise NumericalError(f"step {self.step + 1}: the loss is {loss}; the model before this step is kept")
+            raise NumericalError(f"step {self.step + 1}: the loss is {loss}; are images or weights extreme?")
         self.step += 1
         c, r = self.config, self.renderer
         add_score(r.cloud, r.n_chunks)
@@ -162,9 +161,9 @@ class Fit:
         scores, mass = read_scalars([cloud.score, cloud.mass], n)
         useful = np.abs(mass) >= self.config.mass_min * np.abs(mass).mean()
         wanted = min(stage.n_gaussians - useful.sum(), useful.sum())
-        threshold = (
-            np.sort(scores[useful])[-wanted - 1] if 0 < wanted < useful.sum() else (np.inf if wanted <= 0 else -1)
-        )
+        threshold = np.inf
+        if wanted > 0:
+            threshold = np.sort(scores[useful])[-wanted - 1] if wanted < useful.sum() else -1
         mark(
             cloud, n, float(threshold), self.config.mass_min * float(np.abs(mass).mean()),
             np.log(self.config.ceiling_px * self.pixel_size) + 1e-3, *map(float, self.bounds),

@@ -1,5 +1,7 @@
 """Rendering a cloud: host side of the kernels. NumPy in, NumPy out."""
 
+from functools import lru_cache
+
 import numpy as np
 
 from taigs import runtime
@@ -186,10 +188,26 @@ def _one_view(cloud, rotation, shape, pixel_size, shift, centre, cutoff):
     if rotation.shape not in ((3, 3), (2, 3)):
         raise InputError(f"rotation has shape {rotation.shape}; expected (3, 3) or (2, 3)")
     centre = ((shape[1] - 1) / 2, (shape[0] - 1) / 2) if centre is None else centre
-    renderer = Renderer(len(cloud), 1, shape, cloud.signed, cutoff, with_pose=True)
+    runtime.current()
+    renderer = _renderer(_power_of_two(len(cloud)), tuple(shape), cloud.signed, cutoff, runtime.generation())
     renderer.set_cloud(cloud)
     renderer.set_views(rotation[None, :2] / pixel_size, (np.asarray(shift) + centre)[None], shape)
     return renderer
+
+
+# Taichi compiles for the memory it is given and never gives it back: calls of like sizes share it.
+@lru_cache(maxsize=4)
+def _renderer(capacity, shape, signed, cutoff, _generation):
+    return Renderer(capacity, 1, shape, signed, cutoff, with_pose=True)
+
+
+@lru_cache(maxsize=4)
+def _voxelizer(capacity, grid, signed, cutoff, _generation):
+    return Voxelizer(CloudFields(capacity, signed), grid, cutoff)
+
+
+def _power_of_two(n):
+    return 1 << max(n - 1, 0).bit_length()
 
 
 SLAB_VECTORS = 1 << 25  # bytes of one slab: 256 MB of float32 on the CPU
@@ -262,15 +280,20 @@ def voxelize(cloud, grid, pixel_size=None, cutoff=4.0):
         Density at the voxel centres, in mass per cubic Angstrom.
     """
     grid = grid if isinstance(grid, Grid) else Grid(tuple(grid), pixel_size)
-    fields = CloudFields(len(cloud), cloud.signed)
-    upload(cloud, fields)
+    voxelizer = _loaded_voxelizer(cloud, grid, cutoff)
     volume = np.zeros(grid.shape, np.promote_types(float_type(), np.float32))
-    return Voxelizer(fields, grid, cutoff).add(len(cloud), volume, grid.voxel_size**-3)
+    return voxelizer.add(len(cloud), volume, grid.voxel_size**-3)
 
 
 def voxelize_vjp(cloud, grid, v_volume, cutoff=4.0):
     """Gradient of sum(v_volume * voxelize(cloud, grid)) with respect to the cloud: dict as project_vjp's."""
-    fields = CloudFields(len(cloud), cloud.signed)
-    upload(cloud, fields)
-    Voxelizer(fields, grid, cutoff).vjp(len(cloud), np.asarray(v_volume) * grid.voxel_size**-3)
-    return cloud_gradient(fields, len(cloud))
+    voxelizer = _loaded_voxelizer(cloud, grid, cutoff)
+    voxelizer.vjp(len(cloud), np.asarray(v_volume) * grid.voxel_size**-3)
+    return cloud_gradient(voxelizer.fields, len(cloud))
+
+
+def _loaded_voxelizer(cloud, grid, cutoff):
+    runtime.current()  # or the generation of the cache's key would change with the first start
+    voxelizer = _voxelizer(_power_of_two(len(cloud)), grid, cloud.signed, cutoff, runtime.generation())
+    upload(cloud, voxelizer.fields)
+    return voxelizer
