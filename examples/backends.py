@@ -1,6 +1,6 @@
 """The projector on every backend of this machine: difference from the CPU, and time per view.
 
-    python examples/backends.py [GAUSSIANS [SIZE]]   (default 20000, and 256 pixels; one process per backend)
+Run it as: python examples/backends.py [GAUSSIANS [SIZE]] (default 20000, and 256 pixels). One process per backend.
 """
 
 import subprocess

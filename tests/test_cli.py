@@ -44,7 +44,7 @@ def fit(monkeypatch):
         progress.stage("fitting")
         calls.append((views, directory, settings))
 
-    monkeypatch.setitem(sys.modules, "taigs.tilt", types.SimpleNamespace(run_tilt=run_tilt))
+    monkeypatch.setitem(sys.modules, "taigs.tilt_run", types.SimpleNamespace(run_tilt=run_tilt))
     return calls
 
 
@@ -166,7 +166,7 @@ def test_tilt_hands_checked_views_and_settings_to_the_fit(series, fit):
     [(views, directory, settings)] = fit
     assert views.images.shape == (2, 12, 16)
     assert settings["thickness"] == 10
-    assert settings["signed"] is False and settings["wbp"] is True and settings["sirt"] == 0
+    assert settings["signed"] is False and settings["wbp"] is True and settings["sirt_iterations"] == 0
     assert json.loads((directory / "config.json").read_text())["exclude"] == "1,4-5"
     assert json.loads((directory / "environment.json").read_text())["backend"]["arch"] == "cpu"
 
