@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taigs.baseline import sirt, weighted_back_projection
+from taigs.io.clouds import write_cloud
 from taigs.io.mrc import write_stack, write_volume
 from taigs.metrics import fsc, wedge_scores
 from taigs.phantom import phantom_scene, phantom_tilt_series, phantom_volume
@@ -72,6 +73,9 @@ def run_demo(directory, seed, progress, size=128, thickness=48, n_views=41):
     for name, volume in volumes.items():
         file_name = {"taigs": "tomogram", "SIRT+": "sirt_positive"}.get(name, name.lower())
         write_volume(directory / f"{file_name}.mrc", volume, PIXEL_SIZE, overwrite=True)
+    write_cloud(directory / "model.npz", result.cloud, PIXEL_SIZE, truth.shape, overwrite=True)
+    for row in result.history:
+        directory.log_metrics(row)
     verdict = describe_scores(scores)
     _write_report(directory, result, scores, verdict, volumes, truth, views)
     return DemoResult(scores, verdict)

@@ -22,7 +22,7 @@ Tilt        R = Rz(axis) Ry(tilt) Rx(xtilt): the axis is y for axis = 0 (IMOD's 
 .xf         x_ali = A (x_raw - c) + d + c, c = (n - 1) / 2 of the respective image.
 Density     Larger = denser (protein bright), whatever the file held.
 Defocus     Positive = underfocus, Angstrom. CTF = -sin(gamma), CTF(0) = +amplitude contrast.
-Amplitude   A projection is the sum over voxels along the ray, not the integral in Angstrom.
+Amplitude   A Gaussian's amplitude is its mass, the integral of its density; a projection keeps it, pixel by pixel.
 """
 
 import numpy as np

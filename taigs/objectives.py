@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from taigs.device import float_type
 from taigs.kernels.fields import STRIPS
 from taigs.kernels.residual import collect, residual
 from taigs.render import Renderer
@@ -64,7 +65,7 @@ class ViewObjective:
         gain, offset = self._scale(picked), self._offsets(picked, statistics) + self.sparsity
         weights = self.views.weights[picked] / self.views.weights[picked].sum()
         r = self.renderer
-        scale = np.zeros(r.images.scale.shape, np.float32)
+        scale = np.zeros(r.images.scale.shape, float_type())
         scale[: len(picked)] = np.stack([gain, offset, weights], 1)
         r.images.scale.from_numpy(scale)
         residual(r.images, len(picked), r.height, r.width, r.blocks)

@@ -106,7 +106,7 @@ def reconstruct_tilt_series(views: Views, thickness=None, signed=False, seed=0, 
     n = int(np.clip(np.prod(grid.shape, dtype=float) / VOXELS_PER_GAUSSIAN, *GAUSSIANS))
     stages = [Stage(floor, int(n * GROWTH**i), STEPS) for i, floor in enumerate(FLOORS_PX)]
     sigma = FLOORS_PX[0] * views.pixel_size
-    held_out = held_out_views(len(views))
+    held_out = held_out_views(views.tilt_angles)
     train = np.setdiff1d(np.arange(len(views)), held_out)
     config = FitConfig()
     renderer = Renderer(stages[-1].n_gaussians, config.batch, views.image_shape, signed)
@@ -146,10 +146,11 @@ def reconstruct_tilt_series(views: Views, thickness=None, signed=False, seed=0, 
     return TiltResult(cloud, volume, grid, fit.history, held_out, predictions, seconds, settings)
 
 
-def held_out_views(n):
-    """About every tenth view, never the first or last: the same ones for the same number of views."""
+def held_out_views(tilt_angles):
+    """Indices of about every ninth view by angle, never the steepest: the same ones for the same angles."""
+    n = len(tilt_angles)
     every = 9 if n >= 18 else max(3, n // 2)
-    return np.arange(every // 2, n - 1, every)
+    return np.sort(np.argsort(tilt_angles, kind="stable")[every // 2 : n - 1 : every])
 
 
 def blurred(cloud, sigma):

@@ -49,7 +49,7 @@ def run_tilt(views, directory, *, thickness, signed, wbp, sirt_iterations, seed,
     progress.stage("back-projecting for comparison")
     baselines = {"WBP": (weighted_back_projection, "wbp.mrc", wbp)}
     if sirt_iterations:
-        baselines[f"SIRT+ {sirt_iterations}"] = (
+        baselines[f"SIRT{'' if signed else '+'} {sirt_iterations}"] = (
             lambda v, g: sirt(v, g, sirt_iterations, positive=not signed, progress=progress), "sirt.mrc", True
         )  # fmt: skip
     volumes = {"taigs": result.volume}

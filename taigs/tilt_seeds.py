@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import ndimage
 
 from taigs.baseline import TiltGeometry, sirt_steps
 from taigs.cloud import GaussianCloud
@@ -65,10 +66,10 @@ def make_seed(views: Views, grid: Grid, images, unused=(), iterations=None, sign
     steps = sirt_steps(coarse, wide, not signed, unused=unused)
     for _ in range(COARSE_STEPS):
         outside, _ = next(steps)
-    start = resized(outside[:, :, side : side + w], grid.shape)
+    start = enlarged(outside[:, :, side : side + w], grid.shape, (0, 1, 2))
     outside[:, :, side : side + w] = 0
     shadow = TiltGeometry(views.tilt_angles, (h, w), wide.shape).project(outside) * np.float32(wide.voxel_size)
-    remaining = images - resized(shadow, images.shape)
+    remaining = images - enlarged(shadow, images.shape, (1, 2))
     best, kept = np.inf, start
     for i, (volume, score) in enumerate(sirt_steps(views, grid, not signed, remaining, unused, start)):
         # The score is that of the volume before the step, so the one to keep is the one before.
@@ -77,13 +78,11 @@ def make_seed(views: Views, grid: Grid, images, unused=(), iterations=None, sign
         best, kept = min(best, score), volume
 
 
-def resized(array, shape):
-    """An array doubled by repetition along axes that are about half of `shape`, cut or edge-padded to it."""
-    for axis, n in enumerate(shape):
-        if array.shape[axis] < n or n == 1:
-            index = np.minimum(np.arange(n) // (2 if array.shape[axis] <= n // 2 + 1 else 1), array.shape[axis] - 1)
-            array = np.take(array, index, axis=axis)
-    return array
+def enlarged(array, shape, axes):
+    """An array interpolated linearly to twice the sampling along `axes`, centre on centre, edges extended."""
+    step = np.array([0.5 if axis in axes else 1.0 for axis in range(array.ndim)])
+    first = (np.array(array.shape) - 1) / 2 - step * (np.array(shape) - 1) / 2
+    return ndimage.affine_transform(array, step, first, shape, order=1, mode="nearest")
 
 
 def aligned_views(views, images):

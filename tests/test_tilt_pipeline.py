@@ -135,13 +135,16 @@ def test_a_raw_stack_with_a_turned_axis_and_shifts_is_as_good_as_an_aligned_one(
 
 
 def test_negated_angles_give_the_mirror_image(cpu32):
-    """The data cannot tell: x cos t + z sin t is that of -t and -z. Only the truth can."""
+    """The data cannot tell: x cos t + z sin t is that of -t and -z. Only the truth can.
+
+    Other views are held out, since these are chosen by angle, so the scores differ a little.
+    """
     result, views, truth = reconstructed()
     negated = replace(views, projections=tilt_rotation(-ANGLES)[:, :2], tilt_angles=-ANGLES)
     other = reconstruct(negated)
     assert ncc(other.volume, truth) < 0.6 * ncc(result.volume, truth)
-    assert ncc(other.volume[::-1], truth) == pytest.approx(ncc(result.volume, truth), abs=0.03)
-    assert other.correlations()["taigs"] == pytest.approx(result.correlations()["taigs"], rel=0.03)
+    assert ncc(other.volume[::-1], truth) == pytest.approx(ncc(result.volume, truth), abs=0.06)
+    assert other.correlations()["taigs"] == pytest.approx(result.correlations()["taigs"], rel=0.06)
 
 
 def test_a_wrong_tilt_axis_predicts_the_held_out_views_clearly_worse(cpu32):
@@ -152,10 +155,12 @@ def test_a_wrong_tilt_axis_predicts_the_held_out_views_clearly_worse(cpu32):
 
 
 @pytest.mark.parametrize("n", [3, 4, 5, 6, 17, 18, 41, 121])
-def test_some_views_are_held_out_but_not_the_first_or_last(n):
-    held_out = held_out_views(n)
+def test_some_views_are_held_out_but_not_the_steepest_in_any_order(n, rng):
+    angles = rng.permutation(np.linspace(-60, 60, n))
+    held_out = held_out_views(angles)
     assert 1 <= len(held_out) <= n // 3
-    assert held_out[0] > 0 and held_out[-1] < n - 1
+    assert not {angles.argmin(), angles.argmax()} & set(held_out)
+    assert set(angles[held_out]) == set(np.sort(angles)[held_out_views(np.sort(angles))])
 
 
 def test_views_that_make_no_tilt_series_are_refused(cpu32):

@@ -151,10 +151,11 @@ def test_excluded_images_count_from_one_and_take_their_geometry_along(stack):
 def test_weights_are_cosines_times_dose_of_mean_one(stack, tmp_path):
     dose = np.array([120.0, 60.0, 0.0, 30.0, 90.0])
     (tmp_path / "dose.txt").write_text("\n".join(map(str, dose)))
-    weights = read_tilt_series(stack, ANGLES, dose=tmp_path / "dose.txt").weights
+    weights = read_tilt_series(stack, ANGLES, dose=tmp_path / "dose.txt", cos_weights=True).weights
     expected = np.cos(np.deg2rad(ANGLES)) * np.exp(-dose / 2 / (0.245 * 20**1.665 + 2.81))
     np.testing.assert_allclose(weights, expected / expected.mean(), rtol=1e-12)
-    np.testing.assert_allclose(read_tilt_series(stack, ANGLES, dose=dose).weights, weights)
+    np.testing.assert_allclose(read_tilt_series(stack, ANGLES, dose=dose, cos_weights=True).weights, weights)
+    np.testing.assert_array_equal(read_tilt_series(stack, ANGLES).weights, np.ones(5))
 
 
 def test_critical_exposure_has_the_published_values():

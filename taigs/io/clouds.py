@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -49,12 +50,22 @@ def read_cloud(path):
     """
     path = existing_file(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened:  # np.load would leave a damaged archive open
+            file = np.load(opened, allow_pickle=False)
             header = json.loads(bytes(file["header"]))
-            if header.get("format") != FORMAT:
+            if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise InputError(f"{path}: not a model of taigs; expected model.npz")
             if header["version"] > VERSION:
                 raise InputError(f"{path}: model version {header['version']}; expected {VERSION}; try a newer taigs")
             return GaussianCloud(*(file[name] for name in ARRAYS), header["signed"]), header
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile, json.JSONDecodeError) as error:
+    except (
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        EOFError,
+        MemoryError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
         raise InputError(f"{path}: not a readable model ({error}); expected model.npz") from None
