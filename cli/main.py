@@ -60,7 +60,7 @@ def tilt(
     ] = 0.0,
     thickness: Annotated[
         int | None,
-        typer.Option(metavar="PX", min=1, help="Thickness in unbinned pixels.  [default: from the image size]"),
+        typer.Option(metavar="PX", min=1, help="Thickness in unbinned pixels.  [default: half the shorter image side]"),
     ] = None,
     pixel_size: Annotated[
         float | None, typer.Option(metavar="A", help="Angstrom, unbinned.  [default: from the header]")
