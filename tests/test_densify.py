@@ -111,7 +111,8 @@ def test_two_halves_lie_on_the_longest_axis_and_are_shorter_there_only(cpu64, rn
 
 
 def test_splitting_keeps_the_image_to_a_few_percent_of_its_peak(cpu64, renderer, rng):
-    """Equal second moments are not equal images: two halves at 0.6 sigma have a kurtosis of -0.26."""
+    """Equal second moments are not equal images: two halves at 0.6 sigma have a kurtosis of -0.26; at the centre of one
+    Gaussian the image falls to exp(-(0.6 / 0.8)^2 / 2) / 0.8 = 0.944."""
     scene = random_scene(rng, 7, (48, 64), sigmas=(2.0, 5.0))
     r = renderer(cutoff=8.5)
     before = draw(r, scene)
@@ -119,7 +120,7 @@ def test_splitting_keeps_the_image_to_a_few_percent_of_its_peak(cpu64, renderer,
     split = cloud_of(fields, act(fields, 7, split=range(7)))
     after = draw(r, replace(scene, cloud=split))
     change = np.abs(after - before).max() / before.max()
-    assert 1e-4 < change < 0.04
+    assert 1e-4 < change < 0.057
 
 
 def test_splitting_keeps_the_second_moments_of_the_image(cpu64, renderer, rng):
