@@ -118,7 +118,7 @@ def tilt(
         started = runtime.init(arch.value, threads=threads)
         directory.begin(sys.argv, context.params, started)
         with _progress(quiet) as progress:
-            run_tilt(
+            verdict = run_tilt(
                 views,
                 directory,
                 thickness=None if thickness is None else max(1, round(thickness / bin)),
@@ -130,6 +130,8 @@ def tilt(
                 title=stack.name,
                 progress=progress,
             )
+    if not quiet:
+        _say(verdict)
     print(directory / "tomogram.mrc")
 
 

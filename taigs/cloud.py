@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taigs.errors import InputError
+from taigs.geometry import quaternion_to_matrix
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,7 @@ class GaussianCloud:
 
     def covariances(self):
         """(N, 3, 3) covariance matrices in A^2."""
-        w, x, y, z = (self.quaternions / np.linalg.norm(self.quaternions, axis=1, keepdims=True)).T
-        R = np.array(
-            [
-                [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-                [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-                [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-            ]
-        ).transpose(2, 0, 1)
+        R = quaternion_to_matrix(self.quaternions)
         M = R * np.exp(self.log_sigmas)[:, None, :]
         return M @ M.transpose(0, 2, 1)
 
@@ -75,9 +69,7 @@ class GaussianCloud:
         )
 
     @classmethod
-    def merge(cls, clouds, weights=None):
-        """All Gaussians of several clouds, masses times the cloud's weight: its density is the weighted sum."""
-        weights = np.ones(len(clouds)) if weights is None else weights
-        join = lambda name: np.concatenate([getattr(c, name) for c in clouds])  # noqa: E731
-        masses = np.concatenate([w * c.masses for c, w in zip(clouds, weights, strict=True)])
-        return cls(join("positions"), join("log_sigmas"), join("quaternions"), masses, any(c.signed for c in clouds))
+    def merge(cls, clouds):
+        """All Gaussians of several clouds: its density is the sum of theirs."""
+        names = ("positions", "log_sigmas", "quaternions", "masses")
+        return cls(*(np.concatenate([getattr(c, n) for c in clouds]) for n in names), any(c.signed for c in clouds))

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from taigs.baseline import sirt, weighted_back_projection
+from taigs.geometry import imod_views_geometry
 from taigs.io.clouds import write_cloud
+from taigs.io.imod import write_angles
 from taigs.io.mrc import write_stack, write_volume
 from taigs.metrics import fsc, wedge_scores
 from taigs.phantom import phantom_scene, phantom_tilt_series, phantom_volume
@@ -52,7 +54,7 @@ def run_demo(directory, seed, progress, size=128, thickness=48, n_views=41):
     views, truth = simulate_views(grid, n_views, np.random.default_rng(seed))
     write_stack(directory / "tilt_series.mrc", views.images, PIXEL_SIZE, overwrite=True)
     write_volume(directory / "truth.mrc", truth, PIXEL_SIZE, overwrite=True)
-    np.savetxt(directory / "tilt_series.tlt", views.tilt_angles, fmt="%.2f")
+    write_angles(directory / "tilt_series.tlt", views.tilt_angles, overwrite=True)
 
     result = reconstruct_tilt_series(views, thickness=thickness, seed=seed, progress=progress)
     volumes, seconds = {"taigs": result.volume}, {"taigs": result.seconds}
@@ -87,11 +89,11 @@ def simulate_views(grid, n_views, rng):
     scene = phantom_scene(rng, np.array([nx, ny, nz]) * grid.voxel_size)
     angles = np.linspace(-MAX_TILT, MAX_TILT, n_views)
     stack, _ = phantom_tilt_series(scene, angles, (ny, nx), grid.voxel_size, SNR, rng)
-    c, s, zero, one = np.cos(np.radians(angles)), np.sin(np.radians(angles)), 0 * angles, 0 * angles + 1
+    projections, shifts = imod_views_geometry(angles)
     views = Views(
         images=stack,
-        projections=np.stack([np.stack([c, zero, s], -1), np.stack([zero, one, zero], -1)], axis=1),
-        shifts=np.zeros((n_views, 2)),
+        projections=projections,
+        shifts=shifts,
         pixel_size=grid.voxel_size,
         centre=np.array([(nx - 1) / 2, (ny - 1) / 2]),
         weights=np.ones(n_views),

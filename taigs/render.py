@@ -122,9 +122,10 @@ class Renderer:
 
 
 def project(cloud, rotation, shape, pixel_size, shift=(0.0, 0.0), centre=None, cutoff=4.0):
-    """Image of a cloud along one axis: a sum of line integrals, density x Angstrom / pixel area.
+    """Image of a cloud along one axis: the mass on each pixel.
 
-    The sum over the image is the sum of the masses. Source: the projection of a Gaussian along z'
+    The sum over the image is the sum of the masses; line integrals of the density (mass / A^2) are the
+    image over pixel_size^2. Source: the projection of a Gaussian along z'
     keeps its mass and drops the third row and column of the rotated covariance.
 
     Parameters
@@ -210,7 +211,7 @@ def _power_of_two(n):
     return 1 << max(n - 1, 0).bit_length()
 
 
-SLAB_VECTORS = 1 << 25  # bytes of one slab: 256 MB of float32 on the CPU
+SLAB_VECTORS = 1 << 23  # of one slab: 256 MB of float32 on the CPU
 PLANES_PER_TASK = 4
 
 

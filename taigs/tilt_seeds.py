@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from taigs.baseline import TiltGeometry, sirt_steps
 from taigs.cloud import GaussianCloud
+from taigs.geometry import imod_views_geometry
 from taigs.seeds import cloud_from_volume
 from taigs.views import Grid, Views
 
@@ -87,12 +88,9 @@ def enlarged(array, shape, axes):
 
 def aligned_views(views, images):
     """Views of aligned images: vertical tilt axis, no shifts, centre (n - 1) / 2."""
-    t = np.radians(views.tilt_angles)
-    zero, one = np.zeros_like(t), np.ones_like(t)
-    projections = np.stack([np.stack([np.cos(t), zero, np.sin(t)], -1), np.stack([zero, one, zero], -1)], 1)
+    projections, shifts = imod_views_geometry(views.tilt_angles)
     h, w = images.shape[1:]
-    centre = np.array([w - 1, h - 1]) / 2
-    return replace(views, images=images, projections=projections, shifts=np.zeros((len(t), 2)), centre=centre)
+    return replace(views, images=images, projections=projections, shifts=shifts, centre=np.array([w - 1, h - 1]) / 2)
 
 
 def project_volume(views, grid, volume):

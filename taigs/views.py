@@ -123,8 +123,3 @@ class Grid:
     def lower(self):
         """Centre of the first voxel (x, y, z) in Angstrom."""
         return -np.asarray(self.centre) * self.voxel_size
-
-    @property
-    def upper(self):
-        """Centre of the last voxel (x, y, z) in Angstrom."""
-        return self.lower + (np.asarray(self.shape[::-1]) - 1) * self.voxel_size
