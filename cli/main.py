@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from taigs.cli.fsc import fsc
 from taigs.cli.options import (
     Arch,
     ArchOption,
@@ -196,6 +197,9 @@ def doctor(debug: DebugOption = False):
     from taigs.cli.describe import describe_system
 
     _print_pairs(describe_system())
+
+
+app.command()(fsc)
 
 
 def main():

@@ -8,8 +8,28 @@ from taigs.errors import InputError
 from taigs.kernels import transfer
 from taigs.kernels.densify import NOWHERE
 from taigs.kernels.fields import CloudFields
+from taigs.kernels.layout import LAYOUT, round_up
 
 FLOOR = 1e-4  # smallest mass, in units of the cloud's mean, that softplus can still bring back
+
+
+class DeviceCloud:
+    """A cloud of up to `capacity` Gaussians in device memory."""
+
+    def __init__(self, capacity, signed=False):
+        self.cloud = CloudFields(capacity, signed)
+        self.n = 0
+
+    @property
+    def n_chunks(self):
+        return round_up(self.n, LAYOUT.chunk) // LAYOUT.chunk
+
+    def set_cloud(self, cloud: GaussianCloud):
+        upload(cloud, self.cloud)
+        self.n = len(cloud)
+
+    def get_cloud(self):
+        return download(self.cloud, self.n)
 
 
 def raw_parameters(cloud, unit):

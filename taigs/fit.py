@@ -23,11 +23,14 @@ class Stage:
         Size to which the cloud is densified when the stage begins.
     steps : int
         Most steps; the held-out score usually ends the stage earlier.
+    rate : float
+        Factor on the rates of all parameters.
     """
 
     floor_px: float
     n_gaussians: int
     steps: int
+    rate: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,11 @@ class FitConfig:
     check_every: int = 5  # steps between held-out scores
     patience: int = 3  # checks without a better score that end a stage
     ceiling_px: float = 6.0  # largest sigma, pixels
-    blurs_px: tuple = (0.0, 0.4, 0.7)  # pixels
     mass_min: float = 0.01  # of the mean mass: lighter Gaussians are pruned
 
     def __post_init__(self):
         for name, value in asdict(self).items():
-            if name != "blurs_px" and not value > 0:
+            if not value > 0:
                 raise InputError(f"{name} is {value}; expected a positive number")
         if not max(self.beta1, self.beta2) < 1:
             raise InputError(f"beta1 {self.beta1}, beta2 {self.beta2}; expected less than 1")
@@ -69,8 +71,9 @@ class Fit:
 
     Parameters
     ----------
-    objective : ViewObjective
-        `loss_and_gradient`, `held_out_score`, and the renderer that holds the cloud.
+    objective : ViewObjective or VolumeObjective
+        `loss_and_gradient`, `held_out_score`, `score_tolerance`, `pixel_size`, and `gaussians`: the cloud in
+        device memory.
     config : FitConfig
     bounds : (3,) array
         Half-widths (A) of the box beyond which Gaussians are pruned.
@@ -79,8 +82,8 @@ class Fit:
 
     def __init__(self, objective, config, bounds, progress):
         self.objective = objective
-        self.renderer = objective.renderer
-        self.pixel_size = objective.views.pixel_size
+        self.gaussians = objective.gaussians
+        self.pixel_size = objective.pixel_size
         self.config = config
         self.bounds = bounds
         self.progress = progress
@@ -100,14 +103,14 @@ class Fit:
                 for _ in range(min(self.config.check_every, stage.steps - taken)):
                     loss = self.take_step(stage)
                     taken += 1
-                score = self.score()
+                score = self.objective.held_out_score()
                 self.log(loss, score)
-                self.progress.update(self.step, total, loss, score, self.renderer.n)
+                self.progress.update(self.step, total, loss, score, self.gaussians.n)
                 since = 0 if score < stage_best + tie else since + 1
                 stage_best = min(score, stage_best)
                 # Within a stage a tie goes to the later step: fine detail weighs little in the score.
                 if score < (best.score + tie if improved else best.score):
-                    best.cloud, improved, steps_to_best = self.renderer.get_cloud(), True, taken
+                    best.cloud, improved, steps_to_best = self.gaussians.get_cloud(), True, taken
                     best.score = min(score, best.score)
             if not improved:
                 break  # a finer floor only fits noise
@@ -122,21 +125,13 @@ class Fit:
             self.densify(stage)
             for _ in range(stage.steps):
                 loss = self.take_step(stage)
-                self.progress.update(self.step, total, loss, None, self.renderer.n)
-        return self.renderer.get_cloud()
+                self.progress.update(self.step, total, loss, None, self.gaussians.n)
+        return self.gaussians.get_cloud()
 
     def begin(self, cloud):
         """A new cloud, step 0."""
-        self.renderer.set_cloud(cloud)
+        self.gaussians.set_cloud(cloud)
         self.step = 0
-
-    def score(self):
-        """Held-out score after the blur that suits the cloud best.
-
-        Without the blur a fit would stop as soon as its noise outweighs new detail, which a low-pass
-        filter tells apart.
-        """
-        return min(self.objective.held_out_score(blur) for blur in self.config.blurs_px)
 
     def take_step(self, stage):
         """Render, compare, pull back, update. Returns the loss."""
@@ -144,18 +139,19 @@ class Fit:
         if not np.isfinite(loss):
             raise NumericalError(f"step {self.step + 1}: the loss is {loss}; are images or weights extreme?")
         self.step += 1
-        c, r = self.config, self.renderer
-        add_score(r.cloud, r.n_chunks)
+        c, held = self.config, self.gaussians
+        add_score(held.cloud, held.n_chunks)
         adam(
-            r.cloud, r.n_chunks, c.beta1, c.beta2, 1 / (1 - c.beta1**self.step), 1 / (1 - c.beta2**self.step),
-            c.rate_position_px * self.pixel_size, c.rate_log_sigma, c.rate_quaternion, c.rate_mass,
+            held.cloud, held.n_chunks, c.beta1, c.beta2, 1 / (1 - c.beta1**self.step), 1 / (1 - c.beta2**self.step),
+            *(stage.rate * rate for rate in (c.rate_position_px * self.pixel_size, c.rate_log_sigma,
+                                             c.rate_quaternion, c.rate_mass)),
             np.log(stage.floor_px * self.pixel_size), np.log(c.ceiling_px * self.pixel_size),
         )  # fmt: skip
         return loss
 
     def densify(self, stage):
         """Prune what does not matter and split where the residual pulls most, up to the stage's size."""
-        cloud, n = self.renderer.cloud, self.renderer.n
+        cloud, n = self.gaussians.cloud, self.gaussians.n
         if self.step == 0:
             return
         scores, mass = read_scalars([cloud.score, cloud.mass], n)
@@ -168,12 +164,12 @@ class Fit:
             cloud, n, float(threshold), self.config.mass_min * float(np.abs(mass).mean()),
             np.log(self.config.ceiling_px * self.pixel_size) + 1e-3, *map(float, self.bounds),
         )  # fmt: skip
-        self.renderer.n = assign(cloud, n, min(stage.n_gaussians, cloud.capacity))
+        self.gaussians.n = assign(cloud, n, min(stage.n_gaussians, cloud.capacity))
         empty_marked(cloud, n)
         split_marked(cloud, n, np.log(stage.floor_px * self.pixel_size))
-        clear_scores(cloud, self.renderer.n)
+        clear_scores(cloud, self.gaussians.n)
 
     def log(self, loss, held_out):
         self.history.append(
-            {"step": self.step, "loss": float(loss), "held_out": held_out, "gaussians": int(self.renderer.n)}
+            {"step": self.step, "loss": float(loss), "held_out": held_out, "gaussians": int(self.gaussians.n)}
         )

@@ -2,8 +2,9 @@
 
 All volumes are [z, y, x]. Shell s holds the coefficients with round(|k| N) = s, where |k| is in cycles
 per voxel and N is the longest edge, so that the shells of a slab mean the same frequency on every axis.
-The real transform stores half of Fourier space; a coefficient whose mirror image is not stored counts
-twice, which makes every sum the sum over the whole of Fourier space.
+The real transform stores half of Fourier space. With hermitian weights a coefficient whose mirror image is
+not stored counts twice, which makes every sum the sum over the whole of Fourier space; RELION's weights are
+1 for whatever is stored, so that the plane kx = 0 counts twice as much as the rest.
 """
 
 import numpy as np
@@ -12,9 +13,10 @@ from scipy import fft
 from taigs.errors import InputError
 
 FIRST_RELIABLE_SHELL = 3  # shells 1 and 2 hold few coefficients: a dip there is not a resolution
+WEIGHTS = ("hermitian", "relion")
 
 
-def fsc(a, b, mask=None, region=None):
+def fsc(a, b, mask=None, region=None, weights="hermitian"):
     """Fourier shell correlation of two volumes.
 
     FSC(s) = Re sum F_a conj(F_b) / sqrt(sum |F_a|^2 sum |F_b|^2), sums over shell s (Harauz & van Heel 1986).
@@ -26,6 +28,8 @@ def fsc(a, b, mask=None, region=None):
         Both volumes are multiplied by it first.
     region : (nz, ny, nx // 2 + 1) bool array, optional
         Coefficients that count, as from `wedge_region`; default all.
+    weights : {"hermitian", "relion"}
+        "relion" gives the numbers of relion_postprocess, "hermitian" those of the definition.
 
     Returns
     -------
@@ -39,11 +43,11 @@ def fsc(a, b, mask=None, region=None):
     InputError
         The arrays are not 3D, differ in shape, or are not finite.
     """
-    a, b = _pair(a, b)
+    a, b = checked_pair(a, b)
     if mask is not None:
         mask = _same_shape("mask", mask, a.shape)
         a, b = a * mask, b * mask
-    return _shell_correlation(fft.rfftn(a, workers=-1), fft.rfftn(b, workers=-1), a.shape, region)
+    return transform_fsc(fft.rfftn(a, workers=-1), fft.rfftn(b, workers=-1), a.shape, region, weights)
 
 
 def wedge_region(shape, max_tilt_deg):
@@ -69,7 +73,7 @@ def wedge_region(shape, max_tilt_deg):
     """
     if not 0 < max_tilt_deg < 90:
         raise InputError(f"largest tilt {max_tilt_deg} degrees; expected between 0 and 90")
-    kz, _, kx = _frequencies(shape)
+    kz, _, kx = frequencies(shape)
     # The tolerance keeps coefficients that lie exactly on the border on the measured side.
     measured = np.abs(kz) <= np.abs(kx) * np.tan(np.radians(max_tilt_deg)) + 1e-9
     return np.broadcast_to(measured, (*shape[:2], shape[2] // 2 + 1))
@@ -190,28 +194,27 @@ def wedge_scores(volume, truth, max_tilt_deg):
     InputError
         As `fsc` and `wedge_region`.
     """
-    volume, truth = _pair(volume, truth)
+    volume, truth = checked_pair(volume, truth)
     measured = wedge_region(truth.shape, max_tilt_deg)
     transforms = [fft.rfftn(v, workers=-1) for v in (volume, truth)]
     scores = {"ncc": ncc(volume, truth)}
     for name, region in (("fsc", None), ("fsc_measured", measured), ("fsc_wedge", ~measured)):
-        scores[name] = mean_fsc(_shell_correlation(*transforms, truth.shape, region)[0])
+        scores[name] = mean_fsc(transform_fsc(*transforms, truth.shape, region)[0])
     return scores
 
 
-def _shell_correlation(fa, fb, shape, region):
-    """(curve, counts) from the half transforms of two volumes of `shape`."""
-    weight = np.full(fa.shape[2], 2.0)
-    weight[0] = 1.0  # kx = 0 and, for even nx, Nyquist: the mirror image is stored too
-    if shape[2] % 2 == 0:
-        weight[-1] = 1.0
+def transform_fsc(fa, fb, shape, region=None, weights="hermitian"):
+    """`fsc` of two volumes of `shape` from their half transforms, (nz, ny, nx // 2 + 1) complex."""
+    if weights not in WEIGHTS:
+        raise InputError(f"weights {weights!r}; expected one of {', '.join(WEIGHTS)}")
+    weight = np.ones(fa.shape[2])
+    if weights == "hermitian":
+        weight[1 : (shape[2] + 1) // 2] = 2.0  # not kx = 0 and, for even nx, Nyquist: their mirror images are stored
     weight = np.broadcast_to(weight, fa.shape)
     if region is not None:
         weight = weight * _same_shape("region", region, fa.shape)
     n_shells = max(shape) // 2 + 1
-    kz, ky, kx = _frequencies(shape)
-    shells = np.rint(np.sqrt(kx**2 + ky**2 + kz**2)).astype(np.int64)
-    shells = np.minimum(shells, n_shells).ravel()  # the corners beyond Nyquist go into one bin, dropped
+    shells = shell_numbers(shape).ravel()
 
     def shell_sum(values):
         return np.bincount(shells, (weight * values).ravel(), n_shells + 1)[:n_shells]
@@ -222,7 +225,14 @@ def _shell_correlation(fa, fb, shape, region):
     return curve, shell_sum(1.0)
 
 
-def _frequencies(shape):
+def shell_numbers(shape):
+    """Shell of each coefficient of the half transform; N // 2 + 1 for all beyond Nyquist, the corners."""
+    kz, ky, kx = frequencies(shape)
+    shells = np.rint(np.sqrt(kx**2 + ky**2 + kz**2)).astype(np.int64)
+    return np.minimum(shells, max(shape) // 2 + 1)
+
+
+def frequencies(shape):
     """(kz, ky, kx) of the half transform, broadcastable, in units of 1 / (longest edge)."""
     n = max(shape)
     kz = fft.fftfreq(shape[0])[:, None, None] * n
@@ -231,7 +241,7 @@ def _frequencies(shape):
     return kz, ky, kx
 
 
-def _pair(a, b):
+def checked_pair(a, b):
     """Two finite float64 volumes of one shape, or InputError."""
     a = np.asarray(a, np.float64)
     if a.ndim != 3:

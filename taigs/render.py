@@ -5,8 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from taigs import runtime
-from taigs.cloud import GaussianCloud
-from taigs.device import download, float_type, read_scalars, upload
+from taigs.device import DeviceCloud, float_type, read_scalars, upload
 from taigs.errors import InputError
 from taigs.kernels import transfer
 from taigs.kernels.covariance import covariance, covariance_vjp
@@ -31,7 +30,7 @@ from taigs.views import Grid
 IMAGES_IN_FLIGHT = 8  # private images per batch on the CPU: enough tasks for 8 threads, the same for any number
 
 
-class Renderer:
+class Renderer(DeviceCloud):
     """Device memory and launches for one cloud under batches of views.
 
     Parameters
@@ -53,24 +52,12 @@ class Renderer:
         self.form = ("private" if on_cpu else "tiles") if form == "auto" else form
         self.with_pose = with_pose
         self.n_parts = -(-IMAGES_IN_FLIGHT // n_views) if self.form == "private" else 1
-        self.cloud = CloudFields(capacity, signed)
+        super().__init__(capacity, signed)
         self.views = ViewFields(n_views, capacity if with_pose else 0)
         self.ellipses = EllipseFields(n_views, capacity, cutoff)
         self.images = ImageFields(n_views, self.n_parts, *image_shape, capacity)
         self.tiles = TileFields(n_views, *image_shape) if self.form == "tiles" else None
-        self.n = 0
         self.n_views = 0
-
-    def set_cloud(self, cloud: GaussianCloud):
-        upload(cloud, self.cloud)
-        self.n = len(cloud)
-
-    def get_cloud(self):
-        return download(self.cloud, self.n)
-
-    @property
-    def n_chunks(self):
-        return round_up(self.n, LAYOUT.chunk) // LAYOUT.chunk
 
     def set_views(self, matrices, offsets, image_shape):
         """Geometry of the batch: (B, 2, 3) pixels per Angstrom, (B, 2) pixels (x, y), and the images' (H, W)."""

@@ -40,3 +40,9 @@ def cloud_from_volume(volume, grid, n, sigma, rng, signed=False):
     if signed:
         masses *= np.sign(volume.ravel()[picked])
     return GaussianCloud(positions, np.full((n, 3), np.log(sigma)), np.tile([1.0, 0, 0, 0], (n, 1)), masses, signed)
+
+
+def random_cloud(n, spread, sigma, rng):
+    """n Gaussians of mass 1 about the origin, normally distributed with standard deviation `spread` (A)."""
+    positions = rng.normal(0, spread, (n, 3))
+    return GaussianCloud(positions, np.full((n, 3), np.log(sigma)), np.tile([1.0, 0, 0, 0], (n, 1)), np.ones(n))

@@ -164,7 +164,7 @@ def best_blur(objective, cloud):
     By the projection theorem this is the best Gaussian-shaped Wiener filter of the volume.
     """
     objective.renderer.set_cloud(cloud)
-    scores = [objective.held_out_score(blur) for blur in BLURS_PX]
+    scores = [objective.blurred_score(blur) for blur in BLURS_PX]
     return BLURS_PX[int(np.argmin(scores))]
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from taigs.errors import InputError
+from taigs.imaging.ctf import Ctf
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Views:
     Parameters
     ----------
     images : (V, H, W) array_like
-        float32 images or anything indexable by view (a memory map); larger = denser.
+        Anything that an array of view indices turns into images, such as a memory map or
+        `taigs.io.stacks.StackImages`; larger = denser.
     projections : (V, 2, 3) array
         First two rows of the rotation volume -> image, times the magnification if it is not 1.
     shifts : (V, 2) array
@@ -33,6 +35,14 @@ class Views:
         Degrees; for tilt series only.
     names : tuple of str
         Where each view came from, for messages.
+    ctf : Ctf, optional
+        One entry per view; without it the images are projections of the density.
+    premultiplied : bool
+        The images were multiplied by their CTF, so that signal = CTF^2 x projection.
+    half_sets : (V,) array of int, optional
+        1 or 2: the half-set of each view (RELION's random subset).
+    particles : (V,) array of int, optional
+        Which particle a view shows, from 0; default one view each. All views of one share a half-set.
     """
 
     images: np.ndarray
@@ -43,6 +53,10 @@ class Views:
     weights: np.ndarray
     tilt_angles: np.ndarray | None = None
     names: tuple = field(default=(), repr=False)
+    ctf: Ctf | None = field(default=None, repr=False)
+    premultiplied: bool = False
+    half_sets: np.ndarray | None = None
+    particles: np.ndarray | None = None
 
     def __post_init__(self):
         n = len(self.images)
@@ -65,14 +79,18 @@ class Views:
     def subset(self, indices):
         """The views with the given indices, in that order."""
         indices = np.asarray(indices, int)
+        optional = {
+            name: None if getattr(self, name) is None else getattr(self, name)[indices]
+            for name in ("tilt_angles", "ctf", "half_sets", "particles")
+        }
         return replace(
             self,
-            images=np.asarray(self.images)[indices],
+            images=self.images[indices],
             projections=self.projections[indices],
             shifts=self.shifts[indices],
             weights=self.weights[indices],
-            tilt_angles=None if self.tilt_angles is None else self.tilt_angles[indices],
             names=tuple(self.names[i] for i in indices) if self.names else (),
+            **optional,
         )
 
     def binned(self, factor):

@@ -225,18 +225,18 @@ def test_the_held_out_score_is_that_of_numpy(problem, rng, signed):
     matrices = views.projections / PIXEL_SIZE
     models = np.stack([reference.image(cloud, M, views.centre, SHAPE, 4.0) for M in matrices]) / PIXEL_SIZE**2
     expected = score(models[1:6], images[1:6], np.ones(5), views.weights[1:6])
-    assert objective.held_out_score() == pytest.approx(expected, rel=1e-9)
+    assert objective.blurred_score(0.0) == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_blurred_score_is_that_of_a_wider_cloud(problem):
     objective, views, cloud = problem(False)
     objective.held_out = np.arange(3)
-    sharp, blurred_score = objective.held_out_score(), objective.held_out_score(1.7)
+    sharp, blurred_score = objective.blurred_score(0.0), objective.blurred_score(1.7)
     models = models_of(objective, views)
-    assert objective.held_out_score() == sharp
+    assert objective.blurred_score(0.0) == sharp
     np.testing.assert_array_equal(models, models_of(objective, views), err_msg="the blur must not stay")
     objective.renderer.set_cloud(blurred(cloud, 1.7 * views.pixel_size))
-    assert objective.held_out_score() == pytest.approx(blurred_score, rel=1e-9)
+    assert objective.blurred_score(0.0) == pytest.approx(blurred_score, rel=1e-9)
     assert abs(blurred_score / sharp - 1) > 0.01
 
 

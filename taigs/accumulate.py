@@ -1,0 +1,112 @@
+"""One pass over the images: the Fourier sums W and B of each half-set, which hold all that fixed poses tell."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft
+
+from taigs import runtime
+from taigs.device import float_type
+from taigs.kernels.gridding import insert_slices, weight_slices
+from taigs.kernels.layout import LAYOUT
+from taigs.runtime import ti
+
+CHUNK_PIXELS = 1 << 21  # of images in memory at a time
+TASKS = 32  # ranges of planes on the CPU: enough for 16 threads, the same for any number
+
+
+@dataclass
+class FourierSums:
+    """What the images of a set add up to on a padded Fourier grid.
+
+    B = sum CTF F w and W = sum CTF^2 w, gridded, where F is a particle's transform moved to the centre and w
+    the view's weight. Both are sums over views: those of two sets add.
+
+    Parameters
+    ----------
+    grid : (planes, P, P, 3) float array
+        Re B, Im B, W for z = 0 ... P / 2, y and x in the order of an FFT; P = 2 n.
+    n : int
+        Box, pixels.
+    power : (n, n // 2 + 1) array
+        sum w |F|^2, at each pixel of the transform.
+    weight, weight2 : (n, n // 2 + 1) arrays
+        sum w CTF^2 and sum w CTF^4.
+    view_weight : float
+        sum w.
+    """
+
+    grid: np.ndarray
+    n: int
+    power: np.ndarray
+    weight: np.ndarray
+    weight2: np.ndarray
+    view_weight: float
+
+    def add(self, other):
+        """Take in the sums of another set of views."""
+        self.grid += other.grid
+        self.power += other.power
+        self.weight += other.weight
+        self.weight2 += other.weight2
+        self.view_weight += other.view_weight
+
+
+def accumulate(views, picked, operators, progress):
+    """FourierSums of some of the views, read and added chunk by chunk.
+
+    Parameters
+    ----------
+    views : Views
+        Square images, centre n // 2.
+    picked : array of int
+        Indices of the views.
+    operators : (G, 3, 3) array
+        Rotations of the point group: every view counts in all equivalent orientations.
+    progress : Progress
+    """
+    n = views.image_shape[0]
+    size, half = 2 * n, n // 2 + 1
+    planes = n + 1
+    runtime.check_size(3 * planes * size * size, "the Fourier grid")
+    grid = ti.ndarray(float, shape=3 * planes * size * size)
+    grid.fill(0)
+    power, weight, weight2 = np.zeros((3, n, half))
+    chunk = max(1, CHUNK_PIXELS // (n * n))
+    column = np.where(np.arange(half) == 0, 2.0, 1.0)
+    for start in range(0, len(picked), chunk):
+        part = views.subset(picked[start : start + chunk])
+        transforms = fft.rfft2(fft.ifftshift(part.images, axes=(1, 2)), workers=-1)
+        slices = weigh(part, transforms)
+        w = slices[..., 2] * column
+        power += np.einsum("vij,vij,v->ij", transforms, transforms.conj(), part.weights).real
+        weight += w.sum(axis=0)
+        weight2 += np.einsum("vij,vij,v->ij", w, w, 1 / part.weights)
+        flat = slices.reshape(-1)
+        for operator in operators:
+            matrices = (part.projections @ operator).astype(float_type()).reshape(-1)
+            tasks = TASKS if LAYOUT.lanes > 1 else len(part) * n
+            insert_slices(flat, matrices, grid, len(part), n, size / n, size, planes, tasks)
+        progress.update(start + len(part), len(picked), None, None, 0)
+    sums = grid.to_numpy().reshape(planes, size, size, 3)
+    # Plane 0 holds every sample once, at z = 0 or its mate below: the whole is the sum with the mirrored conjugate.
+    mirrored = np.roll(sums[0, ::-1, ::-1], (1, 1), (0, 1)) * np.array([1, -1, 1], sums.dtype)
+    sums[0] += mirrored
+    return FourierSums(sums, n, power, weight, weight2, float(views.weights[picked].sum()))
+
+
+def weigh(views, transforms):
+    """(V, n, n/2 + 1, 3) of (w CTF F, w CTF^2); transforms (V, n, n/2 + 1), image centre at index 0."""
+    n_views, n, half = transforms.shape
+    dtype = float_type()
+    table = np.zeros((n_views, 9))
+    if views.ctf is not None:
+        table[:, :8] = views.ctf.coefficients()
+        table[:, 8] = np.clip(0.8 + 0.2 * (views.ctf.voltage_kv - 200) / 100, 0.8, 1.0)
+    slices = np.empty((n_views, n, half, 3), dtype)
+    weight_slices(
+        np.ascontiguousarray(transforms).view(transforms.real.dtype).astype(dtype, copy=False).reshape(-1),
+        views.shifts.astype(dtype).reshape(-1), table.astype(dtype).reshape(-1), views.weights.astype(dtype),
+        slices.reshape(-1), n_views, n, 1 / (n * views.pixel_size), views.ctf is not None, views.premultiplied,
+    )  # fmt: skip
+    return slices

@@ -1,0 +1,221 @@
+"""Particle images in stack files: checked first, and read only when they are asked for."""
+
+import operator
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from taigs.errors import InputError, InputWarning
+from taigs.io import mrc
+from taigs.io.mrc import existing_file, reading
+
+READ_BYTES = 1 << 26  # at most, in one go
+REPORTED_PROBLEMS = 10
+
+
+def raise_problems(source, problems):
+    """Raise one InputError of all problems, the first ten in full; nothing if there is none."""
+    if len(problems) == 1:
+        raise InputError(problems[0])
+    if problems:
+        shown = "".join(f"\n  {problem}" for problem in problems[:REPORTED_PROBLEMS])
+        hidden = len(problems) - REPORTED_PROBLEMS
+        rest = f"\n  and {hidden} more" if hidden > 0 else ""
+        raise InputError(f"{source}: {len(problems)} problems:{shown}{rest}")
+
+
+# --- finding --------------------------------------------------------------------------------------
+
+
+def find_stack(name, source, datadir=None):
+    """(path of a stack or None, places looked at).
+
+    Names are relative to the folder that a project was run in. With `datadir` that is it, or the folder
+    that holds the stacks themselves; else the working directory or a folder above `source`.
+    """
+    if datadir is not None:
+        tried = [Path(datadir) / name, Path(datadir) / Path(name).name, Path(name)]
+    else:
+        tried = [Path(name), *(folder / name for folder in Path(source).absolute().parents)]
+    return next((path for path in tried if path.is_file()), None), list(dict.fromkeys(map(str, tried)))
+
+
+def find_stacks(names, source, datadir=None):
+    """Paths of stacks, all of which must exist; see `find_stack`.
+
+    Raises
+    ------
+    InputError
+        With the number of missing ones, the first of them and where it was looked for.
+    """
+    if datadir is not None and not Path(datadir).is_dir():
+        raise InputError(f"{datadir}: no such folder; expected the one that stack names are relative to")
+    found = [find_stack(name, source, datadir) for name in names]
+    missing = [i for i, (path, _) in enumerate(found) if path is None]
+    if missing:
+        first = missing[0]
+        raise InputError(
+            f"{source}: {len(missing)} of {len(names)} stacks missing, first: {names[first]} "
+            f"(tried {', '.join(found[first][1])}); try --datadir DIR to rebase"
+        )
+    return [path for path, _ in found]
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+class StackImages:
+    """Images of many stack files, read when indexed: ``images[i]``, or ``images[slice, list or array]``.
+
+    Headers are checked here, once per file. Files are opened for each reading anew, so that one that was
+    replaced or shortened is noticed, and none is mapped into memory.
+
+    Parameters
+    ----------
+    paths : list of path-like
+    files, slices : (V,) int arrays
+        Index into `paths`, and section from 0, of each image.
+    sign : float or (V,) array
+        Factor of the images.
+    where : callable, optional
+        Index of an image -> its place in the metadata, for messages.
+    sections : list of int, optional
+        How many sections each file must have.
+
+    Raises
+    ------
+    InputError
+        Of all headers together: files missing, damaged, compressed or of different boxes, images not
+        square, sections beyond the end. On reading: NaN or infinite pixels, a file that changed.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, paths, files, slices, sign=1, where=None, sections=None):
+        self.paths = [Path(path) for path in paths]
+        self._files, self._slices = np.asarray(files, int), np.asarray(slices, int)
+        self._sign = np.broadcast_to(np.asarray(sign, np.float32), self._files.shape)
+        if not len(self._files):
+            raise InputError("no images")
+        problems, warned, self.headers, self._stamps = [], {}, {}, {}
+        for file in np.unique(self._files).tolist():
+            path = self.paths[file]
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                try:
+                    self.headers[file], self._stamps[file] = stack_header(path)
+                except InputError as error:
+                    problems.append(str(error))
+            for warning in caught:
+                warned.setdefault(str(warning.message).replace(str(path), "", 1), []).append(path)
+        problems += self._bad_boxes()
+        problems += self._bad_sections(where or (lambda i: f"image {i + 1}"), sections)
+        raise_problems(f"{len(self.paths)} stacks", problems)
+        for message, paths in warned.items():  # once, not for each of many files
+            more = f" (and in {len(paths) - 1} more stacks)" if len(paths) > 1 else ""
+            warnings.warn(f"{paths[0]}{message}{more}", InputWarning, stacklevel=2)
+        header = next(iter(self.headers.values()))
+        self.shape = (len(self._files), *header.shape[1:])
+
+    def _bad_boxes(self):
+        boxes = {}
+        for file, header in self.headers.items():
+            boxes.setdefault(header.shape[1:], []).append(self.paths[file])
+        problems = [
+            f"{paths[0]}: images of {w} x {h} pixels; expected square ones" for (h, w), paths in boxes.items() if h != w
+        ]
+        if len(boxes) > 1:
+            table = ", ".join(f"{w} x {h} in {len(paths)} (first {paths[0]})" for (h, w), paths in boxes.items())
+            problems.append(f"stacks of different boxes: {table}; expected one; try choosing particles of one box")
+        return problems
+
+    def _bad_sections(self, where, sections):
+        nz = np.full(len(self.paths), np.iinfo(int).max)  # of a file without a header, all are believed
+        for file, header in self.headers.items():
+            nz[file] = header.shape[0]
+        beyond = np.flatnonzero((self._slices < 0) | (self._slices >= nz[self._files]))
+        problems = []
+        for i in beyond.tolist():
+            path = self.paths[self._files[i]]
+            problems.append(f"{where(i)}: image {self._slices[i] + 1} of {path}; expected 1 to {nz[self._files[i]]}")
+        for file, header in self.headers.items():
+            if sections is not None and header.shape[0] != sections[file]:
+                problems.append(f"{self.paths[file]}: {header.shape[0]} images; expected {sections[file]}")
+        return problems
+
+    def __len__(self):
+        return len(self._files)
+
+    def __getitem__(self, index):
+        """Image (H, W) of one index, or images (n, H, W) of many, float32."""
+        if not isinstance(index, slice) and np.ndim(index) == 0:
+            return self._read(np.array([range(len(self))[operator.index(index)]]))[0]
+        return self._read(np.arange(len(self))[index])
+
+    def __array__(self, dtype=None, copy=None):
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def _read(self, picked):
+        images = np.empty((len(picked), *self.shape[1:]), self.dtype)
+        files, slices = self._files[picked], self._slices[picked]
+        order = np.lexsort((slices, files))
+        for places in np.split(order, np.flatnonzero(np.diff(files[order])) + 1) if len(picked) else ():
+            self._read_file(int(files[places[0]]), slices[places], places, images)
+        sign = self._sign[picked]
+        if np.any(sign != 1):
+            images *= sign[:, None, None]
+        return images
+
+    def _read_file(self, file, slices, places, images):
+        """Fill images[places] with sections `slices`, which ascend: those that adjoin in one go."""
+        path, header = existing_file(self.paths[file]), self.headers[file]
+        section = int(np.prod(header.shape[1:])) * header.dtype.itemsize
+        most = max(1, READ_BYTES // section)
+        with reading(path), open(path, "rb", buffering=0) as handle:
+            content = b"" if _stamp(handle) == self._stamps[file] else None
+            for run in np.split(np.arange(len(slices)), np.flatnonzero(np.diff(slices) != 1) + 1):
+                for part in np.split(run, range(most, len(run), most)):
+                    size = len(part) * section
+                    if content is not None:
+                        content = os.pread(handle.fileno(), size, header.offset + int(slices[part[0]]) * section)
+                    if content is None or len(content) != size:
+                        raise InputError(f"{path}: changed after its header was read; try again when it is complete")
+                    data = np.frombuffer(content, header.dtype).reshape(-1, *header.shape[1:])
+                    _refuse_nonfinite(path, slices[part[0]], data)
+                    images[places[part]] = data
+
+
+def _refuse_nonfinite(path, first, data):
+    bad = ~np.isfinite(data)
+    if bad.any():
+        at, y, x = (int(i) for i in np.argwhere(bad)[0])
+        raise InputError(
+            f"{path}: section {first + at + 1} (from 1) holds {int(bad[at].sum())} NaN or infinite pixels, "
+            f"first at y {y}, x {x} (from 0); expected finite ones"
+        )
+
+
+def _stamp(handle):
+    status = os.fstat(handle.fileno())
+    return status.st_size, status.st_mtime_ns
+
+
+def stack_header(path):
+    """(MrcHeader, size and time) of a stack. As `mrc.read_header`, but never reads more than the header.
+
+    cryoDRGN and tomoDRGN write headers without "MAP " and machine stamp: let pass if they account for every byte.
+    """
+    path = existing_file(path)
+    with reading(path), open(path, "rb") as file:
+        head, stamp = file.read(mrc.HEADER_BYTES), _stamp(file)
+    if head[:2] == b"\x1f\x8b" or head[:3] == b"BZh":
+        raise InputError(f"{path}: compressed, so that single images cannot be read; try decompressing it")
+    unmarked = head[208:216] == bytes(8)
+    header = mrc._parse(path, head[:208] + b"MAP " + head[212:] if unmarked else head, stamp[0])
+    if unmarked and header.offset + int(np.prod(header.shape)) * header.dtype.itemsize != stamp[0]:
+        raise InputError(f'{path}: not an MRC file (no "MAP " at byte 208)')
+    if header.axes != (1, 2, 3):
+        raise InputError(f"{path}: axis order {header.axes} in an image stack; expected (1, 2, 3)")
+    return header, stamp

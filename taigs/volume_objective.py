@@ -1,0 +1,150 @@
+"""The volume objective: with fixed poses, all images together are one quadratic form in the volume."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft
+
+from taigs.device import DeviceCloud, float_type
+from taigs.direct import inside_sphere, unpad
+from taigs.imaging.fourier import shell_indices
+from taigs.render import Voxelizer
+from taigs.shells import shells
+from taigs.views import Grid
+
+NOISE_RANGE = (0.3, 1.0)  # of the images' power, within which the noise is looked for
+
+
+@dataclass
+class VolumeData:
+    """W and B of a set of images on the grid of the volume itself.
+
+    The log likelihood of a volume V is sum_k (Re conj(B) V - 1/2 W |V|^2) / noise(|k|), V its transform. Cropping
+    the transforms of W and B from the padded grid to the box in real space leaves out only what would
+    pair voxels further apart than half a box (measured: no difference in the result).
+
+    Parameters
+    ----------
+    weight : (n, n, n // 2 + 1) float array
+    data : (n, n, n // 2 + 1) complex array
+    power : (n // 2 + 1,) array
+        sum w |F|^2 over each shell of the images.
+    noise : (n // 2 + 1,) array
+        Noise variance of a coefficient of an image, per shell.
+    """
+
+    weight: np.ndarray
+    data: np.ndarray
+    power: np.ndarray
+    noise: np.ndarray
+
+    @classmethod
+    def from_sums(cls, sums):
+        """Reduce FourierSums; the noise is the power of the images until `estimate_noise`."""
+        n = sums.n
+        inside = shells(n).inside * 8.0  # a cell of the volume's grid stands for 8 of the padded one
+        kernel = inside_sphere(unpad(sums.grid[..., 2] + 0j, n))
+        weight = np.maximum(fft.rfftn(fft.ifftshift(kernel), workers=-1).real, 0)
+        data = fft.rfftn(fft.ifftshift(unpad(sums.grid[..., 0] + 1j * sums.grid[..., 1], n)), workers=-1)
+        power = _ring_sum(sums.power)
+        count = sums.view_weight * _ring_sum(np.ones_like(sums.power))
+        return cls(weight * inside, data * inside, power, power / count)
+
+    def estimate_noise(self, sums, volume, premultiplied):
+        """Take for noise what a volume (n, n, n) leaves unexplained of the power of the images `sums` was made of.
+
+        sum |F - CTF V|^2 = sum |F|^2 - 2 Re conj(B) V + W |V|^2: rotation keeps shells, so no image is needed.
+        Images that were multiplied by their CTF hold CTF^2 V + CTF noise; there sum |F|^2 is divided by the mean
+        CTF^2, and the signal's share is approximated by that of the mean CTF^4.
+        """
+        weight = _ring_sum(sums.weight)
+        count = weight if premultiplied else sums.view_weight * _ring_sum(np.ones_like(sums.power))
+        transform = fft.rfftn(fft.ifftshift(volume), workers=-1)
+        signal = 2 * (self.data.conj() * transform).real - self.weight * np.abs(transform) ** 2
+        explained = shells(sums.n).sum(signal)[: len(weight)]
+        if premultiplied:
+            explained *= _ring_sum(sums.weight2) / np.maximum(weight, 1e-30)
+        total = self.power / np.maximum(count, 1e-30)
+        noise = np.clip(total - explained / np.maximum(count, 1e-30), NOISE_RANGE[0] * total, NOISE_RANGE[1] * total)
+        noise[0] = noise[1]  # the mean of an image says nothing
+        self.noise = np.maximum(noise, 1e-30)
+
+
+def _ring_sum(image):
+    """(n // 2 + 1,) sums over the rings of a whole transform from its half (n, n // 2 + 1)."""
+    n = len(image)
+    mates = np.where(np.arange(n // 2 + 1) == 0, 1.0, 2.0)  # both mates of column 0 are stored
+    return np.bincount(shell_indices(n).ravel(), (mates * image).ravel())[: n // 2 + 1]
+
+
+class VolumeObjective:
+    """loss = 1/2 sum_k (W |V|^2 - 2 Re conj(B) V) / noise, V the transform of the cloud's volume.
+
+    A step costs one voxelisation, two FFTs and one gather, whatever the number of images. The held-out score
+    is 1 - the mean over the shells of the Fourier ring correlation between held-out images and the model's
+    projections: Re<B', V> / sqrt(<V, W' V> P'), with W', B' and the images' power P' of the held-out set. It does
+    not depend on the scale of a shell, as resolution does not.
+
+    Parameters
+    ----------
+    gaussians : DeviceCloud
+        Holds the cloud.
+    n : int
+        Box of the volume, voxels.
+    pixel_size : float
+        Angstrom.
+    """
+
+    def __init__(self, gaussians: DeviceCloud, n, pixel_size):
+        self.gaussians = gaussians
+        self.n = n
+        self.pixel_size = pixel_size
+        self.voxelizer = Voxelizer(gaussians.cloud, Grid((n, n, n), pixel_size, (n // 2,) * 3))
+
+    def set_data(self, fitted, held_out=None):
+        """Fit `fitted` from now on, and score by `held_out` (VolumeData)."""
+        per_noise = shells(self.n).spread(1 / fitted.noise)
+        dtype = float_type()
+        self.weight = (fitted.weight * per_noise).astype(dtype)
+        data = fitted.data * per_noise
+        self.linear = fft.irfftn(data, s=(self.n,) * 3, workers=-1).astype(dtype)
+        self.held_out = held_out
+
+    def volume(self):
+        """(n, n, n) density of the cloud, image units per voxel."""
+        volume = np.zeros((self.n,) * 3, float_type())
+        return self.voxelizer.add(self.gaussians.n, volume, self.pixel_size**-2)
+
+    def best_scale(self, cloud):
+        """Factor on a cloud's masses under which it fits the data best."""
+        self.gaussians.set_cloud(cloud)
+        volume = fft.ifftshift(self.volume())
+        product = fft.irfftn(self.weight * fft.rfftn(volume, workers=-1), s=volume.shape, workers=-1)
+        return float(np.vdot(volume, self.linear) / np.vdot(volume, product))
+
+    def loss_and_gradient(self):
+        """Loss per image coefficient less a constant; the gradient is left on the device."""
+        volume = fft.ifftshift(self.volume())
+        product = fft.irfftn(self.weight * fft.rfftn(volume, workers=-1), s=volume.shape, workers=-1)
+        residual = product - self.linear
+        loss = 0.5 * float(np.vdot(volume, residual - self.linear))
+        self.voxelizer.vjp(self.gaussians.n, fft.fftshift(residual) * self.pixel_size**-2)
+        return loss
+
+    def held_out_score(self):
+        """1 - mean Fourier ring correlation with the held-out images, shells 1 to Nyquist."""
+        return 1 - float(ring_correlation(self.held_out, self.volume())[1:].mean())
+
+    def score_tolerance(self):
+        """None: the score is smooth along a fit, since the data do not change from step to step."""
+        return 0.0
+
+
+def ring_correlation(data, volume):
+    """Fourier ring correlation between the images of `data` (VolumeData) and a volume's projections with their CTF."""
+    n = len(volume)
+    transform = fft.rfftn(fft.ifftshift(volume), workers=-1)
+    cross = shells(n).sum((data.data.conj() * transform).real)[: n // 2 + 1]
+    square = shells(n).sum(data.weight * np.abs(transform) ** 2)[: n // 2 + 1]
+    norm = np.sqrt(np.maximum(square * data.power, 0))
+    return np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
