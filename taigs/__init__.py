@@ -15,6 +15,7 @@ _HOMES = {
     "taigs.render": ("project", "project_vjp", "voxelize", "voxelize_vjp"),
     "taigs.io.tilt_series": ("read_tilt_series",),
     "taigs.tilt": ("reconstruct_tilt_series",),
+    "taigs.spa": ("reconstruct_particles",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

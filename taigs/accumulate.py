@@ -7,11 +7,13 @@ from scipy import fft
 
 from taigs import runtime
 from taigs.device import float_type
+from taigs.imaging.fourier import shell_indices
 from taigs.kernels.gridding import insert_slices, weight_slices
 from taigs.kernels.layout import LAYOUT
 from taigs.runtime import ti
 
 CHUNK_PIXELS = 1 << 21  # of images in memory at a time
+SMALLEST_CTF2 = 0.1  # of the mean over a ring, in dividing by it
 TASKS = 32  # ranges of planes on the CPU: enough for 16 threads, the same for any number
 
 
@@ -28,10 +30,8 @@ class FourierSums:
         Re B, Im B, W for z = 0 ... P / 2, y and x in the order of an FFT; P = 2 n.
     n : int
         Box, pixels.
-    power : (n, n // 2 + 1) array
-        sum w |F|^2, at each pixel of the transform.
-    weight, weight2 : (n, n // 2 + 1) arrays
-        sum w CTF^2 and sum w CTF^4.
+    power : (n // 2 + 1,) array
+        sum w |F|^2 over each ring of the transforms, before any multiplication with the CTF.
     view_weight : float
         sum w.
     """
@@ -39,16 +39,12 @@ class FourierSums:
     grid: np.ndarray
     n: int
     power: np.ndarray
-    weight: np.ndarray
-    weight2: np.ndarray
     view_weight: float
 
     def add(self, other):
         """Take in the sums of another set of views."""
         self.grid += other.grid
-        self.power += other.power
-        self.weight += other.weight
-        self.weight2 += other.weight2
+        self.power = self.power + other.power  # others may hold on to the array
         self.view_weight += other.view_weight
 
 
@@ -71,17 +67,13 @@ def accumulate(views, picked, operators, progress):
     runtime.check_size(3 * planes * size * size, "the Fourier grid")
     grid = ti.ndarray(float, shape=3 * planes * size * size)
     grid.fill(0)
-    power, weight, weight2 = np.zeros((3, n, half))
+    power = np.zeros(half)
     chunk = max(1, CHUNK_PIXELS // (n * n))
-    column = np.where(np.arange(half) == 0, 2.0, 1.0)
     for start in range(0, len(picked), chunk):
         part = views.subset(picked[start : start + chunk])
         transforms = fft.rfft2(fft.ifftshift(part.images, axes=(1, 2)), workers=-1)
         slices = weigh(part, transforms)
-        w = slices[..., 2] * column
-        power += np.einsum("vij,vij,v->ij", transforms, transforms.conj(), part.weights).real
-        weight += w.sum(axis=0)
-        weight2 += np.einsum("vij,vij,v->ij", w, w, 1 / part.weights)
+        power += image_power(part, transforms, slices[..., 2])
         flat = slices.reshape(-1)
         for operator in operators:
             matrices = (part.projections @ operator).astype(float_type()).reshape(-1)
@@ -92,7 +84,29 @@ def accumulate(views, picked, operators, progress):
     # Plane 0 holds every sample once, at z = 0 or its mate below: the whole is the sum with the mirrored conjugate.
     mirrored = np.roll(sums[0, ::-1, ::-1], (1, 1), (0, 1)) * np.array([1, -1, 1], sums.dtype)
     sums[0] += mirrored
-    return FourierSums(sums, n, power, weight, weight2, float(views.weights[picked].sum()))
+    return FourierSums(sums, n, power, float(views.weights[picked].sum()))
+
+
+def image_power(views, transforms, ctf_weights):
+    """(n // 2 + 1,) sums w |F|^2 over the rings of images as they were before any multiplication with their CTF.
+
+    That is divided out where it was applied. Near its zeros it is taken as a tenth of its ring's mean square:
+    what stands there is not the image's.
+    """
+    n_views, n, half = transforms.shape
+    square = np.abs(transforms) ** 2
+    mates = np.where(np.arange(half) == 0, 1.0, 2.0)  # both mates of column 0 are stored
+    ring = shell_indices(n)
+    if views.premultiplied:
+        ctf2 = ctf_weights * np.where(np.arange(half) == 0, 2.0, 1.0) / views.weights[:, None, None]
+        cells = (np.arange(n_views)[:, None, None] * n + ring).ravel()  # rings are numbered below n
+        mean = np.bincount(cells, (ctf2 * mates).ravel(), n_views * n) / np.maximum(
+            np.bincount(cells, np.broadcast_to(mates, ctf2.shape).ravel(), n_views * n), 1
+        )
+        floor = SMALLEST_CTF2 * mean[cells].reshape(ctf2.shape)
+        square = np.divide(square, np.maximum(ctf2, floor), out=np.zeros_like(square), where=floor > 0)
+    total = np.einsum("vij,v->ij", square, views.weights)
+    return np.bincount(ring.ravel(), (mates * total).ravel())[:half]
 
 
 def weigh(views, transforms):

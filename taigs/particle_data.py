@@ -57,14 +57,14 @@ def gather(views, half_sets, operators, contrast, progress):
         for s, direct in zip(sums, directs, strict=True):
             s.grid[..., :2] *= -1
             direct *= -1
-    sets = [_particle_set(*one, views.premultiplied) for one in zip(picked, sums, directs, strict=True)]
+    sets = [_particle_set(*one) for one in zip(picked, sums, directs, strict=True)]
     sums[0].add(sums.pop())
-    return [*sets, _particle_set(np.arange(len(views)), sums[0], direct_map(sums[0]), views.premultiplied)], dark
+    return [*sets, _particle_set(np.arange(len(views)), sums[0], direct_map(sums[0]))], dark
 
 
-def _particle_set(picked, sums, direct, premultiplied):
+def _particle_set(picked, sums, direct):
     data = VolumeData.from_sums(sums)
-    data.estimate_noise(sums, np.maximum(low_passed(direct, data), 0), premultiplied)
+    data.estimate_noise(np.maximum(low_passed(direct, data), 0))
     seed = low_passed(direct, data)
     return ParticleSet(picked, direct, data, np.where(seed > SEED_THRESHOLD * seed.std(), seed, 0))
 
@@ -103,7 +103,7 @@ class NegatedImages:
 
 
 def deal_half_sets(views, rng):
-    """The views' own half-sets, or particles dealt out at random; checked.
+    """(half-sets of the views, whether they are their own): else particles are dealt out at random.
 
     Raises
     ------
@@ -111,11 +111,11 @@ def deal_half_sets(views, rng):
         A half-set has fewer than two views.
     """
     half_sets = views.half_sets
-    if half_sets is None:
+    if half_sets is None or len(np.unique(half_sets)) == 1:  # one half-set was picked while reading
         particles = np.arange(len(views)) if views.particles is None else views.particles
         unique, inverse = np.unique(particles, return_inverse=True)
         half_sets = (1 + rng.permutation(len(unique)) % 2)[inverse]
     for half in (1, 2):
         if (half_sets == half).sum() < 2:
             raise InputError(f"{(half_sets == half).sum()} views in half-set {half}; expected at least 2")
-    return np.asarray(half_sets)
+    return np.asarray(half_sets), half_sets is views.half_sets

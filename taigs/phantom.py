@@ -135,6 +135,41 @@ def phantom_tilt_series(scene, angles_deg, shape, pixel_size, snr, rng):
     return clean + rng.standard_normal(clean.shape, np.float32), clean
 
 
+def phantom_particles(scene, rotations, shifts_px, box, pixel_size, ctf, snr, rng):
+    """Images of the scene in many orientations with CTF, dense = bright, centred at box // 2.
+
+    Parameters
+    ----------
+    scene : Scene
+    rotations : (V, 3, 3) array
+        Scene -> image.
+    shifts_px : (V, 2) array
+        In-plane shift (x, y), pixels.
+    box : int
+        Width of the images, pixels.
+    pixel_size : float
+        Angstrom.
+    ctf : taigs.imaging.ctf.Ctf
+    snr : float
+        Mean variance of the images with CTF over the variance of the noise.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    (V, box, box) float32 array
+        With white Gaussian noise of variance 1.
+    """
+    covariances, k = scene.covariances, np.fft.fftfreq(box, pixel_size)
+    images = np.empty((len(rotations), box, box))
+    for v, rotation in enumerate(np.asarray(rotations)[:, :2]):
+        means = scene.positions @ rotation.T / pixel_size + box // 2 + shifts_px[v]
+        flat = rotation @ covariances @ rotation.T / pixel_size**2
+        transfer = ctf[v : v + 1](k, k[:, None])[0]
+        images[v] = np.fft.ifft2(np.fft.fft2(_render(means, flat, scene.masses, (box, box))) * transfer).real
+    images *= np.sqrt(snr / images.var(axis=(1, 2)).mean())
+    return (images + rng.standard_normal(images.shape)).astype(np.float32)
+
+
 def _render(means, covariances, masses, shape):
     """Sum of D-dimensional Gaussians on an array of `shape`, [y, x] or [z, y, x]; lengths in pixels.
 

@@ -46,35 +46,21 @@ class VolumeData:
         kernel = inside_sphere(unpad(sums.grid[..., 2] + 0j, n))
         weight = np.maximum(fft.rfftn(fft.ifftshift(kernel), workers=-1).real, 0)
         data = fft.rfftn(fft.ifftshift(unpad(sums.grid[..., 0] + 1j * sums.grid[..., 1], n)), workers=-1)
-        power = _ring_sum(sums.power)
-        count = sums.view_weight * _ring_sum(np.ones_like(sums.power))
-        return cls(weight * inside, data * inside, power, power / count)
+        mates = np.where(np.arange(n // 2 + 1) == 0, 1.0, 2.0)  # both mates of column 0 are stored
+        coefficients = np.bincount(shell_indices(n).ravel(), np.tile(mates, n))[: n // 2 + 1]
+        return cls(weight * inside, data * inside, sums.power, sums.power / (sums.view_weight * coefficients))
 
-    def estimate_noise(self, sums, volume, premultiplied):
-        """Take for noise what a volume (n, n, n) leaves unexplained of the power of the images `sums` was made of.
+    def estimate_noise(self, volume):
+        """Take for noise what a volume (n, n, n) leaves unexplained of the images' power; once.
 
         sum |F - CTF V|^2 = sum |F|^2 - 2 Re conj(B) V + W |V|^2: rotation keeps shells, so no image is needed.
-        Images that were multiplied by their CTF hold CTF^2 V + CTF noise; there sum |F|^2 is divided by the mean
-        CTF^2, and the signal's share is approximated by that of the mean CTF^4.
         """
-        weight = _ring_sum(sums.weight)
-        count = weight if premultiplied else sums.view_weight * _ring_sum(np.ones_like(sums.power))
         transform = fft.rfftn(fft.ifftshift(volume), workers=-1)
         signal = 2 * (self.data.conj() * transform).real - self.weight * np.abs(transform) ** 2
-        explained = shells(sums.n).sum(signal)[: len(weight)]
-        if premultiplied:
-            explained *= _ring_sum(sums.weight2) / np.maximum(weight, 1e-30)
-        total = self.power / np.maximum(count, 1e-30)
-        noise = np.clip(total - explained / np.maximum(count, 1e-30), NOISE_RANGE[0] * total, NOISE_RANGE[1] * total)
-        noise[0] = noise[1]  # the mean of an image says nothing
-        self.noise = np.maximum(noise, 1e-30)
-
-
-def _ring_sum(image):
-    """(n // 2 + 1,) sums over the rings of a whole transform from its half (n, n // 2 + 1)."""
-    n = len(image)
-    mates = np.where(np.arange(n // 2 + 1) == 0, 1.0, 2.0)  # both mates of column 0 are stored
-    return np.bincount(shell_indices(n).ravel(), (mates * image).ravel())[: n // 2 + 1]
+        explained = shells(len(volume)).sum(signal)[: len(self.power)]
+        left = np.clip(1 - explained / np.maximum(self.power, 1e-30), *NOISE_RANGE)
+        self.noise = self.noise * left
+        self.noise[0] = self.noise[1]  # the mean of an image says nothing
 
 
 class VolumeObjective:

@@ -155,3 +155,61 @@ def project_voxels(volume, rays, n_columns):
 def back_project(images, rays, nz, nx):
     """(nz, ny, nx) volume of (V, ny, n_columns) images: the transpose of project_voxels."""
     return np.einsum("vuzx,vyu->zyx", tilt_matrix(rays, images.shape[2], nz, nx), images)
+
+
+def frequencies(n):
+    """(ky, kx) of a whole n x n transform, cycles per image."""
+    k = np.fft.fftfreq(n, 1 / n)
+    return np.meshgrid(k, k, indexing="ij")
+
+
+def slices(images, shifts, ctf, weights, pixel_size, premultiplied=False):
+    """(V, n, n) w CTF F and w CTF^2 of square images: whole transforms, F moved to the centre.
+
+    Empty beyond the circle of n / 2 and where an even n has its Nyquist frequency.
+    """
+    n = images.shape[-1]
+    ky, kx = frequencies(n)
+    transforms = np.fft.fft2(np.fft.ifftshift(images, axes=(1, 2)))
+    moved = transforms * np.exp(2j * np.pi / n * (shifts[:, 0, None, None] * kx + shifts[:, 1, None, None] * ky))
+    c = np.ones(moved.shape) if ctf is None else ctf(kx / (n * pixel_size), ky / (n * pixel_size))
+    inside = (kx**2 + ky**2 <= n**2 / 4) & (kx > -n / 2) & (ky > -n / 2)
+    weight = weights[:, None, None] * inside
+    return weight * (1 if premultiplied else c) * moved, weight * c**2
+
+
+def slice_points(projections, n, padding):
+    """(V, n, n, 3): where the coefficients of images lie (x, y, z) on a grid padded by a factor."""
+    ky, kx = frequencies(n)
+    return padding * np.einsum("pij,vpc->vijc", np.stack([kx, ky]), projections)
+
+
+def corners(points, size):
+    """Flat cells of a periodic (size, size, size) grid around points (P, 3), and their trilinear shares: (8, P)."""
+    lower = np.floor(points).astype(int)
+    cells, shares = [], []
+    for step in np.ndindex(2, 2, 2):
+        x, y, z = ((lower + step) % size).T
+        cells.append((z * size + y) * size + x)
+        shares.append(np.prod(1 - np.abs(points - lower - step), axis=1))
+    return np.array(cells), np.array(shares)
+
+
+def insert(points, values, size):
+    """(size, size, size) grid to which every value is added, shared among the eight cells around its point."""
+    grid = np.zeros(size**3, values.dtype)
+    cells, shares = corners(points.reshape(-1, 3), size)
+    np.add.at(grid, cells, shares * values.ravel())
+    return grid.reshape(size, size, size)
+
+
+def sample(grid, points):
+    """What a grid holds at points, interpolated: the transpose of insert."""
+    cells, shares = corners(points.reshape(-1, 3), len(grid))
+    return (shares * grid.ravel()[cells]).sum(axis=0).reshape(points.shape[:-1])
+
+
+def mirrored(transform):
+    """The conjugate of what a whole transform, of any number of axes, holds at the opposite frequencies."""
+    axes = tuple(range(transform.ndim))
+    return np.roll(np.flip(transform, axes), 1, axes).conj()

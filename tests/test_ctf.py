@@ -159,10 +159,16 @@ def test_picked_entries_are_those_of_the_picked_images(rng, indices):
     np.testing.assert_array_equal(ctf[indices](kx, ky), ctf(kx, ky)[indices])
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, [15000, np.nan], [[15000]]])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, [15000, np.nan], [[15000]], [1, 2, 3]])
 def test_parameters_that_are_not_one_finite_number_an_image_are_refused(bad):
-    with pytest.raises(InputError, match=r"ctf\.\w+: expected one finite number per image"):
-        Ctf(**PLAIN | {"defocus_v": bad})
+    with pytest.raises(InputError, match=r"ctf\.defocus_v .*expected a finite number for each"):
+        Ctf(**PLAIN | {"defocus_u": [15000] * 4, "defocus_v": bad})
+
+
+@pytest.mark.parametrize(("name", "bad"), [("voltage_kv", 0), ("voltage_kv", -300), ("amplitude_contrast", 7)])
+def test_impossible_microscopes_are_refused(name, bad):
+    with pytest.raises(InputError, match=f"{bad}"):
+        Ctf(**PLAIN | {name: bad})
 
 
 # --- images of RELION and Warp -------------------------------------------------------------------

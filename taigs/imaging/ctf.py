@@ -49,11 +49,17 @@ class Ctf:
     dose: np.ndarray = 0.0
 
     def __post_init__(self):
-        arrays = np.broadcast_arrays(*(np.atleast_1d(np.asarray(getattr(self, f.name), float)) for f in fields(self)))
-        for f, array in zip(fields(self), arrays, strict=True):
-            if array.ndim != 1 or not np.isfinite(array).all():
-                raise InputError(f"ctf.{f.name}: expected one finite number per image")
-            object.__setattr__(self, f.name, array)
+        arrays = {f.name: np.atleast_1d(np.asarray(getattr(self, f.name), float)) for f in fields(self)}
+        n = max(array.size for array in arrays.values())
+        for name, array in arrays.items():
+            if array.shape not in ((1,), (n,)) or not np.isfinite(array).all():
+                raise InputError(f"ctf.{name} of shape {array.shape}; expected a finite number for each of {n} images")
+            object.__setattr__(self, name, np.broadcast_to(array, n))
+        if not (self.voltage_kv > 0).all():
+            raise InputError(f"voltage {self.voltage_kv.min():g} kV; expected a positive number")
+        if not (np.abs(self.amplitude_contrast) <= 1).all():
+            worst = self.amplitude_contrast[np.abs(self.amplitude_contrast).argmax()]
+            raise InputError(f"amplitude contrast {worst:g}; expected a fraction, such as 0.1")
 
     def __len__(self):
         return len(self.defocus_u)

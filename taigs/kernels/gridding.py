@@ -91,8 +91,9 @@ def insert_slices(
             else:
                 v_first = task // n; v_end = v_first + 1; row_first = task % n; row_end = row_first + 1
             for v in range(v_first, v_end):
-                ax = padding * matrices[6 * v]; ay = padding * matrices[6 * v + 1]; az = padding * matrices[6 * v + 2]
-                bx = padding * matrices[6 * v + 3]; by = padding * matrices[6 * v + 4]; bz = padding * matrices[6 * v + 5]
+                i = 6 * v
+                ax = padding * matrices[i]; ay = padding * matrices[i + 1]; az = padding * matrices[i + 2]
+                bx = padding * matrices[i + 3]; by = padding * matrices[i + 4]; bz = padding * matrices[i + 5]
                 for row in range(row_first, row_end):
                     y = row if 2 * row < n else row - n
                     low = ti.max(first_plane - 1.0, 0.0)
