@@ -30,19 +30,56 @@ OUTCOMES = {0: "works", 3: "not on this machine", 4: "starts, but computes wrong
 
 
 def describe_file(path):
-    """Pairs that describe an MRC file or a saved model.
+    """Pairs that describe an MRC file, a STAR file, cryoSPARC's particles or a saved model.
 
     Raises
     ------
     InputError
-        The file is missing or neither of the two.
+        The file is missing or none of these.
     """
     from taigs.io.mrc import existing_file, reading
 
     path = existing_file(path)
+    if path.suffix.lower() == ".star":
+        return _describe_star(path)
+    if path.suffix.lower() == ".cs":
+        return [("file", str(path)), *_describe_particles(path)]
     with reading(path), open(path, "rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"
     return _describe_model(path) if is_zip else _describe_mrc(path)
+
+
+def _describe_star(path):
+    from taigs.io.star import read_star
+
+    tables = read_star(path)
+    pairs = [("file", str(path))]
+    pairs += [(f"data_{name}", f"{len(table):,} rows, {len(table.columns)} columns") for name, table in tables.items()]
+    of_particles = any("rlnImageName" in table for table in tables.values())
+    return pairs + (_describe_particles(path) if of_particles else [])
+
+
+def _describe_particles(path):
+    """What `taigs spa` would read; the reason, if it could not."""
+    import warnings
+
+    from taigs.io.particles import read_particles_with_notes
+
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        try:
+            views, notes = read_particles_with_notes(path)
+        except InputError as error:
+            return [("for taigs spa", f"not usable: {error}")]
+    pairs = [
+        ("images", f"{len(views):,} of {views.image_shape[1]} x {views.image_shape[0]} px"),
+        ("pixel size", f"{views.pixel_size:.4g} Å"),
+    ]
+    if views.ctf is not None:
+        defocus = (views.ctf.defocus_u + views.ctf.defocus_v) / 2e4
+        pairs.append(("defocus", f"{defocus.min():.2f} to {defocus.max():.2f} µm"))
+    pairs += [("note", note) for note in notes]
+    return pairs + [("warning", str(warning.message)) for warning in heard]
 
 
 def _describe_mrc(path):

@@ -8,17 +8,7 @@ from typing import Annotated
 
 import typer
 
-from taigs.cli.options import DebugOption, OverwriteOption, QuietOption, SeedOption, file_option
-
-
-def _bfactor(text):
-    """ "auto" or a number."""
-    if text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f'"{text}" is neither auto nor a number') from None
+from taigs.cli.options import DebugOption, OverwriteOption, QuietOption, SeedOption, bfactor, file_option
 
 
 def fsc(
@@ -36,7 +26,7 @@ def fsc(
     sharpen: Annotated[
         str | None,
         typer.Option(
-            metavar="auto|B", parser=_bfactor, help="Write the average sharpened by B in A^2, as -80; needs -o."
+            metavar="auto|B", parser=bfactor, help="Write the average sharpened by B in A^2, as -80; needs -o."
         ),
     ] = None,
     seed: SeedOption = 0,

@@ -1,5 +1,7 @@
 """Options that several commands share, and the parsing of their values."""
 
+import contextlib
+import math
 import re
 from enum import Enum
 from pathlib import Path
@@ -40,6 +42,16 @@ ArchOption = Annotated[Arch, typer.Option(help="Backend; auto takes the fastest 
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Write into a folder that holds files.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+def bfactor(text):
+    """ "auto" or a number."""
+    if text == "auto":
+        return text
+    with contextlib.suppress(ValueError):
+        if math.isfinite(float(text)):
+            return float(text)
+    raise typer.BadParameter(f'"{text}" is neither auto nor a number')
 
 
 def numbers(text):

@@ -79,12 +79,13 @@ def accumulate(views, picked, operators, progress):
             matrices = (part.projections @ operator).astype(float_type()).reshape(-1)
             tasks = TASKS if LAYOUT.lanes > 1 else len(part) * n
             insert_slices(flat, matrices, grid, len(part), n, size / n, size, planes, tasks)
-        progress.update(start + len(part), len(picked), None, None, 0)
+        progress.update(start + len(part), len(picked))
     sums = grid.to_numpy().reshape(planes, size, size, 3)
     # Plane 0 holds every sample once, at z = 0 or its mate below: the whole is the sum with the mirrored conjugate.
     mirrored = np.roll(sums[0, ::-1, ::-1], (1, 1), (0, 1)) * np.array([1, -1, 1], sums.dtype)
     sums[0] += mirrored
-    return FourierSums(sums, n, power, float(views.weights[picked].sum()))
+    copies = len(operators)  # a view in so many orientations is as many views, to all of the sums
+    return FourierSums(sums, n, copies * power, copies * float(views.weights[picked].sum()))
 
 
 def image_power(views, transforms, ctf_weights):
@@ -95,7 +96,7 @@ def image_power(views, transforms, ctf_weights):
     """
     n_views, n, half = transforms.shape
     square = np.abs(transforms) ** 2
-    mates = np.where(np.arange(half) == 0, 1.0, 2.0)  # both mates of column 0 are stored
+    mates = in_circle(n) * np.where(np.arange(half) == 0, 1.0, 2.0)  # both mates of column 0 are stored
     ring = shell_indices(n)
     if views.premultiplied:
         ctf2 = ctf_weights * np.where(np.arange(half) == 0, 2.0, 1.0) / views.weights[:, None, None]
@@ -107,6 +108,12 @@ def image_power(views, transforms, ctf_weights):
         square = np.divide(square, np.maximum(ctf2, floor), out=np.zeros_like(square), where=floor > 0)
     total = np.einsum("vij,v->ij", square, views.weights)
     return np.bincount(ring.ravel(), (mates * total).ravel())[:half]
+
+
+def in_circle(n):
+    """(n, n // 2 + 1) bool: the coefficients of an image that `weigh` keeps, up to n / 2 and none at Nyquist."""
+    y, x = np.rint(fft.fftfreq(n, 1 / n))[:, None], np.arange(n // 2 + 1)
+    return (4 * (x**2 + y**2) <= n**2) & (2 * x < n) & (-2 * y < n)
 
 
 def weigh(views, transforms):

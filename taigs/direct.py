@@ -63,14 +63,15 @@ def inside_sphere(volume):
 
 
 def _even_weights(weight):
-    """u with (weight u) * kernel = 1 where there is weight; the kernel is a Kaiser-Bessel blob."""
+    """u with (weight u) * kernel = 1 where there is weight, else 0; the kernel is a Kaiser-Bessel blob."""
     size = weight.shape[1]
-    x = np.minimum(np.arange(size), size - np.arange(size)) / size
-    reach = (2 * np.pi * 2 * BLOB_RADIUS) ** 2 * (x[:, None, None] ** 2 + x[:, None] ** 2 + x**2)
-    argument = np.sqrt(np.maximum(BLOB_ALPHA**2 - reach, 1e-6))
-    blob = spherical_in(1, argument) / argument * (BLOB_ALPHA / spherical_in(1, BLOB_ALPHA))
-    blob = blob.astype(weight.dtype)
-    even = np.ones_like(weight)
+    x2 = np.minimum(np.arange(size), size - np.arange(size)).astype(np.int32) ** 2
+    # The blob's transform depends on the distance alone, whose square is an integer.
+    r2 = np.arange(3 * (size // 2) ** 2 + 1) / size**2
+    argument = np.sqrt(np.maximum(BLOB_ALPHA**2 - (4 * np.pi * BLOB_RADIUS) ** 2 * r2, 1e-6))
+    table = spherical_in(1, argument) / argument * (BLOB_ALPHA / spherical_in(1, BLOB_ALPHA))
+    blob = table.astype(weight.dtype)[x2[:, None, None] + x2[:, None] + x2]
+    even = (weight > 0).astype(weight.dtype)  # and 0 elsewhere: the data have samples' shares beyond the border
     for _ in range(WEIGHT_ITERATIONS):
         density = fft.irfftn(weight * even, s=(size,) * 3, axes=(1, 2, 0), workers=-1) * blob
         density = fft.rfftn(density, axes=(1, 2, 0), workers=-1).real

@@ -157,13 +157,21 @@ def curves_figure(history):
     return _png(figure)
 
 
-def fsc_figure(curves):
+def fsc_figure(curves, dashed=None, levels=(0.5, 0.143), label="FSC", top=1.02):
     """Fourier shell correlation curves with the 0.5 and 0.143 lines.
 
     Parameters
     ----------
     curves : dict of str to (frequency, curve)
         Frequencies in 1/Angstrom.
+    dashed : dict of str to (frequency, curve), optional
+        Drawn dashed, in the same colours from the first on.
+    levels : sequence of float
+        Where the lines are.
+    label : str
+        Of the vertical axis.
+    top : float
+        Where that ends.
 
     Returns
     -------
@@ -172,11 +180,12 @@ def fsc_figure(curves):
     """
     figure = _figure(4.2)
     ax = figure.subplots()
-    for (name, (frequency, curve)), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
-        ax.plot(frequency, curve, label=name, color=colour)
-    for level in (0.5, 0.143):
+    for style, group in (("-", curves), ("--", dashed or {})):
+        for (name, (frequency, curve)), colour in zip(group.items(), COLOURS * len(group), strict=False):
+            ax.plot(frequency, curve, style, label=name, color=colour)
+    for level in levels:
         ax.axhline(level, color="grey", linestyle=":", linewidth=1)
-    ax.set(xlabel="spatial frequency (1/Å)", ylabel="FSC", ylim=(-0.1, 1.02))
+    ax.set(xlabel="spatial frequency (1/Å)", ylabel=label, ylim=(-0.1 * top, top))
     ax.set_xlim(left=0)
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)

@@ -77,19 +77,36 @@ def read_half_maps(path1, path2, voxel_size=None, mask=None, auto_mask=False):
         )
     found, name, words = None, None, "none"
     if mask is not None:
-        found, header = _read_finite(mask)
-        try:
-            check_mask(found, a.shape)
-        except InputError as error:
-            raise InputError(f"{mask}: {error}") from error
-        if header.voxel_size and abs(header.voxel_size[0] / voxel_size - 1) > VOXEL_SIZE_TOLERANCE:
-            text = f"{mask}: voxel size {header.voxel_size[0]:g} Å, the half maps {voxel_size:g} Å; the maps' is used"
-            warnings.warn(text, InputWarning, stacklevel=2)
+        found = read_mask(mask, a.shape, voxel_size)
         name, words = str(mask), f"{mask}, {found.mean(dtype=np.float64):.1%} of the box"
     elif auto_mask:
         made = mask_from_map((a + b) / 2, voxel_size)
         found, name, words = made.mask, AUTO_MASK, _describe_made(made)
     return HalfMaps((str(path1), str(path2)), (a, b), voxel_size, found, name, words)
+
+
+def read_mask(path, shape, voxel_size):
+    """A mask from a file, (nz, ny, nx), checked by `check_mask` against maps of `shape`.
+
+    Raises
+    ------
+    InputError, ResourceError
+        As `read_half_maps`.
+
+    Warns
+    -----
+    InputWarning
+        Its voxel size differs by more than 1 %.
+    """
+    mask, header = _read_finite(path)
+    try:
+        check_mask(mask, shape)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if header.voxel_size and abs(header.voxel_size[0] / voxel_size - 1) > VOXEL_SIZE_TOLERANCE:
+        text = f"{path}: voxel size {header.voxel_size[0]:g} Å, the half maps {voxel_size:g} Å; the maps' is used"
+        warnings.warn(text, InputWarning, stacklevel=3)
+    return mask
 
 
 def _read_finite(path):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft
 
+from taigs.accumulate import in_circle
 from taigs.device import DeviceCloud, float_type
 from taigs.direct import inside_sphere, unpad
 from taigs.imaging.fourier import shell_indices
@@ -47,7 +48,7 @@ class VolumeData:
         weight = np.maximum(fft.rfftn(fft.ifftshift(kernel), workers=-1).real, 0)
         data = fft.rfftn(fft.ifftshift(unpad(sums.grid[..., 0] + 1j * sums.grid[..., 1], n)), workers=-1)
         mates = np.where(np.arange(n // 2 + 1) == 0, 1.0, 2.0)  # both mates of column 0 are stored
-        coefficients = np.bincount(shell_indices(n).ravel(), np.tile(mates, n))[: n // 2 + 1]
+        coefficients = np.bincount(shell_indices(n).ravel(), (in_circle(n) * mates).ravel())[: n // 2 + 1]
         return cls(weight * inside, data * inside, sums.power, sums.power / (sums.view_weight * coefficients))
 
     def estimate_noise(self, volume):
@@ -133,4 +134,5 @@ def ring_correlation(data, volume):
     cross = shells(n).sum((data.data.conj() * transform).real)[: n // 2 + 1]
     square = shells(n).sum(data.weight * np.abs(transform) ** 2)[: n // 2 + 1]
     norm = np.sqrt(np.maximum(square * data.power, 0))
-    return np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
+    # In the first shells W and B are known less exactly than a correlation near 1 asks for.
+    return np.clip(np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0), -1, 1)

@@ -213,3 +213,12 @@ def mirrored(transform):
     """The conjugate of what a whole transform, of any number of axes, holds at the opposite frequencies."""
     axes = tuple(range(transform.ndim))
     return np.roll(np.flip(transform, axes), 1, axes).conj()
+
+
+def particles(cloud, projections, shifts, ctf, n, pixel_size):
+    """(V, n, n) images of a cloud, mass per pixel, centred at n // 2: projections moved, times the CTF."""
+    matrices, offsets = projections / pixel_size, n // 2 + shifts
+    images = np.stack([image(cloud, M, t, (n, n)) for M, t in zip(matrices, offsets, strict=True)])
+    ky, kx = frequencies(n)
+    c = 1 if ctf is None else ctf(kx / (n * pixel_size), ky / (n * pixel_size))
+    return np.fft.ifft2(np.fft.fft2(images) * c).real

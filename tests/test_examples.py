@@ -48,3 +48,8 @@ def test_a_phantom_goes_through_the_command_line_and_is_scored(tmp_path):
     taigs, wbp = numbers_after("taigs", out), numbers_after("WBP", out)
     assert all(ours > theirs for ours, theirs in zip(taigs, wbp, strict=True))
     assert {"tomogram.mrc", "model.npz", "report.html"} <= {p.name for p in (tmp_path / "series" / "run").iterdir()}
+
+
+def test_phantom_particles_beat_the_direct_map(tmp_path):
+    out = run("phantom_particles.py", 400, cwd=tmp_path)
+    assert numbers_after("taigs", out)[0] > numbers_after("direct Fourier", out)[0] + 0.1

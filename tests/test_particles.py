@@ -15,7 +15,7 @@ from taigs.imaging.fourier import fourier_crop
 from taigs.io.cryodrgn import read_ctf, read_pickle, read_poses
 from taigs.io.cryosparc import list_cryosparc
 from taigs.io.mrc import write_stack
-from taigs.io.particles import read_particles
+from taigs.io.particles import read_particles_with_notes as read_particles
 from taigs.io.star import Table, read_star, write_star
 
 N = 6

@@ -13,7 +13,7 @@ from taigs.resolution import solvent_corrected
 RELION_INFINITY = 999.0  # Angstrom: RELION's resolution of shell 0
 
 
-def write_fsc_csv(path, result, directional=None, overwrite=False):
+def write_fsc_csv(path, result, directional=None, overwrite=False, more=None):
     """Write every curve as a column, a row for each shell; atomically.
 
     Parameters
@@ -23,6 +23,8 @@ def write_fsc_csv(path, result, directional=None, overwrite=False):
     directional : DirectionalFsc, optional
         Adds mean, standard deviation, smallest and largest FSC of the cones.
     overwrite : bool
+    more : dict of str to (S,) array, optional
+        Further columns.
 
     Raises
     ------
@@ -35,6 +37,7 @@ def write_fsc_csv(path, result, directional=None, overwrite=False):
         columns["phase_randomised_sd"] = result.draws.std(axis=0)
     if directional is not None:
         columns |= dict(zip(("cone_mean", "cone_sd", "cone_min", "cone_max"), directional.spread, strict=True))
+    columns |= more or {}
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

@@ -321,22 +321,39 @@ def write_volume(path, array, voxel_size, overwrite=False, label=None):
     InputError, NumericalError
         If there is nothing to write, or a voxel is not finite.
     """
-    _write(path, array, voxel_size, overwrite, label, ispg=1)
+    _write(path, array, np.shape(array), voxel_size, overwrite, label, ispg=1)
+
+
+def write_sections(path, sections, shape, voxel_size, overwrite=False, label=None, origin=(0.0, 0.0, 0.0)):
+    """Write a volume that need not fit into memory; otherwise as `write_volume`.
+
+    Parameters
+    ----------
+    sections : iterable of (ny, nx) arrays
+        nz of them, made while they are written.
+    shape : (nz, ny, nx)
+    origin : (x, y, z)
+        Angstrom; where voxel 0 lies in the frame of the full map. 0 unless the volume is a part of one.
+    """
+    _write(path, sections, shape, voxel_size, overwrite, label, ispg=1, origin=origin)
 
 
 def write_stack(path, array, pixel_size, overwrite=False, label=None):
     """Write an image stack (V, H, W) as float32, atomically; otherwise as `write_volume`."""
-    _write(path, array, pixel_size, overwrite, label, ispg=0)
+    _write(path, array, np.shape(array), pixel_size, overwrite, label, ispg=0)
 
 
-def _write(path, array, voxel_size, overwrite, label, ispg):
-    if np.ndim(array) != 3 or 0 in np.shape(array):
-        raise InputError(f"{path}: array of shape {np.shape(array)}; expected three sizes of at least 1")
-    header = _new_header(np.shape(array), voxel_size, label, ispg)
+def _write(path, sections, shape, voxel_size, overwrite, label, ispg, origin=(0.0, 0.0, 0.0)):
+    if len(shape) != 3 or 0 in shape:
+        raise InputError(f"{path}: array of shape {tuple(shape)}; expected three sizes of at least 1")
+    header = _new_header(shape, voxel_size, label, ispg)
+    header["origin"] = origin
+    count = np.prod(shape, dtype=float)
     with atomic_file(path, overwrite) as file:
         file.write(header.tobytes())
         total, squares, low, high = 0.0, 0.0, np.inf, -np.inf
-        for number, section in enumerate(array):  # one section at a time: the array may not fit twice
+        # One section at a time: the array may not fit twice, or not at all.
+        for number, section in zip(range(shape[0]), sections, strict=True):
             section = np.ascontiguousarray(section, dtype="<f4")
             if not np.isfinite(section).all():
                 raise NumericalError(f"{path}: section {number} holds NaN or infinite values; not written")
@@ -344,9 +361,9 @@ def _write(path, array, voxel_size, overwrite, label, ispg):
             low, high = min(low, section.min()), max(high, section.max())
             values = section.astype(np.float64)
             total, squares = total + values.sum(), squares + np.vdot(values, values)
-        mean = total / np.size(array)
+        mean = total / count
         header["minimum"], header["maximum"], header["mean"] = low, high, mean
-        header["rms"] = np.sqrt(max(0.0, squares / np.size(array) - mean**2))
+        header["rms"] = np.sqrt(max(0.0, squares / count - mean**2))
         file.seek(0)
         file.write(header.tobytes())
 

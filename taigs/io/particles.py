@@ -18,7 +18,7 @@ def read_particles(
     path, *, datadir=None, class_number=None, subset=None, box_crop=None, pixel_size=None, no_ctf=False, poses=None,
     ctf=None, tomograms=None,
 ):  # fmt: skip
-    """Read particles with known poses as (Views, notes). Images are read when they are asked for.
+    """Read particles with known poses as Views. Images are read when they are asked for.
 
     Parameters
     ----------
@@ -50,8 +50,6 @@ def read_particles(
     Views
         Centre N // 2, weights 1. ``half_sets`` only if the file assigns them, ``particles`` only for
         sub-tomograms.
-    list of str
-        What was found and decided, one sentence each.
 
     Raises
     ------
@@ -65,6 +63,17 @@ def read_particles(
     InputWarning
         If pixel sizes disagree by more than 1 %, or the file has aberrations, which are not applied.
     """
+    return read_particles_with_notes(
+        path, datadir=datadir, class_number=class_number, subset=subset, box_crop=box_crop, pixel_size=pixel_size,
+        no_ctf=no_ctf, poses=poses, ctf=ctf, tomograms=tomograms,
+    )[0]  # fmt: skip
+
+
+def read_particles_with_notes(
+    path, *, datadir=None, class_number=None, subset=None, box_crop=None, pixel_size=None, no_ctf=False, poses=None,
+    ctf=None, tomograms=None,
+):  # fmt: skip
+    """As `read_particles`, but return (views, notes): what was found and decided, one sentence each."""
     path = existing_file(path)
     kind = path.suffix.lower()
     allowed = {".star": {"tomograms"}, ".cs": {"poses"}}.get(kind, {"poses", "ctf"})

@@ -1,0 +1,148 @@
+"""`taigs spa`: particles with known poses, from the star file to the report."""
+
+import contextlib
+import sys
+import warnings
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from taigs.cli.options import (
+    Arch,
+    ArchOption,
+    Contrast,
+    DebugOption,
+    OutputOption,
+    OverwriteOption,
+    QuietOption,
+    SeedOption,
+    ThreadsOption,
+    bfactor,
+    file_option,
+)
+
+
+class Objective(str, Enum):
+    """What the fit minimises."""
+
+    volume = "volume"
+    views = "views"
+    both = "both"
+
+
+class Init(str, Enum):
+    """Where the Gaussians start."""
+
+    map = "map"
+    random = "random"
+
+
+def spa(
+    context: typer.Context,
+    particles: Annotated[
+        Path, typer.Argument(metavar="PARTICLES", help="RELION's .star, cryoSPARC's .cs, or a stack with --poses.")
+    ],
+    output: OutputOption,
+    datadir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder that stack names are relative to.  [default: found]"),
+    ] = None,
+    class_number: Annotated[
+        int | None, typer.Option("--class", metavar="N", min=1, help="Only the particles of this class.")
+    ] = None,
+    subset: Annotated[
+        int | None,
+        typer.Option(metavar="1|2", min=1, max=2, help="Only this half-set, dealt out anew into two halves."),
+    ] = None,
+    box_crop: Annotated[
+        int | None, typer.Option(metavar="PX", min=8, help="Crop the images to this box in Fourier space.")
+    ] = None,
+    pixel_size: Annotated[
+        float | None,
+        typer.Option(metavar="A", help="Crop likewise, to the box whose pixel is nearest to this, not below."),
+    ] = None,
+    poses: Annotated[Path | None, file_option("cryoDRGN's pose.pkl; or cryoSPARC's passthrough .cs.")] = None,
+    ctf: Annotated[Path | None, file_option("cryoDRGN's ctf.pkl.")] = None,
+    tomograms: Annotated[
+        Path | None, file_option("tomograms.star of sub-tomograms.  [default: beside PARTICLES]")
+    ] = None,
+    no_ctf: Annotated[bool, typer.Option("--no-ctf", help="The images are projections, without a CTF.")] = False,
+    sym: Annotated[str, typer.Option(metavar="GROUP", help="Point group: C1, C2, D7, T, O, I, ...")] = "C1",
+    objective: Annotated[
+        Objective, typer.Option(help="Fit the Fourier sums of all images, batches of images, or first one, then other.")
+    ] = Objective.volume,
+    init: Annotated[Init, typer.Option(help="Gaussians start from the direct Fourier map, or anywhere.")] = Init.map,
+    contrast: Annotated[Contrast, typer.Option(help="What dense matter looks like.")] = Contrast.auto,
+    mask: Annotated[Path | None, file_option("Soft mask for the FSC.  [default: made from the map]")] = None,
+    sharpen: Annotated[
+        str | None,
+        typer.Option(metavar="auto|B", parser=bfactor, help="Write map_sharpened.mrc too; B in A^2, as -80."),
+    ] = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    arch: ArchOption = Arch.auto,
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+):
+    """Reconstruct particles with known poses and CTF.
+
+    \b
+    Example:
+      taigs spa run_data.star -o run
+
+    The folder then holds map.mrc, the unfiltered half maps half1.mrc and half2.mrc, direct Fourier maps of the same
+    images, model.npz (the Gaussians), FSC curves, report.html, and what was run and how it went.
+    """
+    if box_crop is not None and pixel_size is not None:
+        raise typer.BadParameter("--box-crop and --pixel-size exclude each other")
+    if pixel_size is not None and not 0 < pixel_size < float("inf"):
+        raise typer.BadParameter(f"--pixel-size {pixel_size}: expected a positive number")
+
+    from taigs.half_maps import read_mask
+    from taigs.io.particles import read_particles_with_notes
+    from taigs.report import RunDirectory
+
+    with RunDirectory(output, overwrite) as directory:
+        with warnings.catch_warnings(record=True) as heard:
+            views, notes = read_particles_with_notes(
+                particles, datadir=datadir, class_number=class_number, subset=subset, box_crop=box_crop,
+                pixel_size=pixel_size, no_ctf=no_ctf, poses=poses, ctf=ctf, tomograms=tomograms,
+            )  # fmt: skip
+            given = None if mask is None else read_mask(mask, (views.image_shape[0],) * 3, views.pixel_size)
+        warned = [str(warning.message) for warning in heard]
+
+        from taigs import runtime, spa_run
+
+        spa_run.check(views, sym)
+        for line in [f"warning: {w}" for w in warned] + [f"note: {n}" for n in notes if not quiet]:
+            print(line, file=sys.stderr)
+
+        from taigs.progress import make_progress
+
+        started = runtime.init(arch.value, threads=threads)
+        directory.begin(sys.argv, context.params, started)
+        with contextlib.closing(make_progress(quiet)) as progress:
+            verdict = spa_run.run_spa(
+                views,
+                directory,
+                symmetry=sym,
+                objective=objective.value,
+                init=init.value,
+                contrast=contrast.value,
+                mask=given,
+                mask_name=None if mask is None else str(mask),
+                bfactor=sharpen,
+                seed=seed,
+                notes=warned + notes,
+                title=particles.name,
+                progress=progress,
+            )
+    # A failure is said even with --quiet: nobody should go on with these maps.
+    lines = [f"warning: {doubt}" for doubt in verdict.doubts]
+    lines += [f"warning: {verdict.text}"] if verdict.failed else [] if quiet else [verdict.text]
+    for line in lines:
+        print(line, file=sys.stderr)
+    print(directory / "map.mrc")
