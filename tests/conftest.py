@@ -6,6 +6,7 @@ are ordered by the backend they ask for. What cannot run here is deselected and 
 
 import os
 import platform
+import shutil
 import zlib
 from collections import Counter
 from ctypes.util import find_library
@@ -31,10 +32,13 @@ def has_vulkan():
     return bool(driver and find_library("vulkan"))
 
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
 # marker: (whether its tests can run here, why not)
 NEEDS = {
     "shared": (SHARED.is_dir(), "no shared data folder"),
     "vulkan": (has_vulkan(), "no Vulkan loader and driver"),
+    "chromium": (CHROMIUM is not None, "no Chromium"),
     "x86": (platform.machine().lower() in ("x86_64", "amd64"), "not an x86 processor"),
 }
 BACKENDS = ("cpu32", "cpu64", "vulkan")  # fixtures, in the order in which their tests run; others come first
