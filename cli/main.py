@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from taigs.cli.compare import compare
+from taigs.cli.export import export
 from taigs.cli.fsc import fsc
 from taigs.cli.options import (
     Arch,
@@ -26,6 +28,11 @@ from taigs.cli.options import (
     file_option,
     numbers,
 )
+from taigs.cli.project import project
+from taigs.cli.simulate import simulate
+from taigs.cli.spa import spa
+from taigs.cli.view import view
+from taigs.cli.voxelize import voxelize
 from taigs.errors import TaigsError
 
 app = typer.Typer(
@@ -172,7 +179,9 @@ def demo(
 
 @app.command()
 def info(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="MRC stack or volume, or model.npz.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="MRC stack or volume, particles (.star, .cs), or model.npz.")
+    ],
     debug: DebugOption = False,
 ):
     """Show what a file holds.
@@ -200,6 +209,13 @@ def doctor(debug: DebugOption = False):
 
 
 app.command()(fsc)
+app.command()(spa)
+app.command()(project)
+app.command()(compare)
+app.add_typer(simulate, name="simulate")
+app.command()(export)
+app.command()(voxelize)
+app.command()(view)
 
 
 def main():

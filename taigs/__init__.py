@@ -13,8 +13,10 @@ _HOMES = {
     "taigs.views": ("Views", "Grid"),
     "taigs.cloud": ("GaussianCloud",),
     "taigs.render": ("project", "project_vjp", "voxelize", "voxelize_vjp"),
+    "taigs.projector": ("Projector",),
     "taigs.io.tilt_series": ("read_tilt_series",),
     "taigs.tilt": ("reconstruct_tilt_series",),
+    "taigs.io.particles": ("read_particles",),
     "taigs.spa": ("reconstruct_particles",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -1,0 +1,288 @@
+"""`taigs simulate`: images against other ways to make them, noise, errors, damage, sources, and the way back."""
+
+import json
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from typer.testing import CliRunner
+
+from taigs import runtime, simulate
+from taigs.baseline import weighted_back_projection
+from taigs.cli import main as cli
+from taigs.cloud import GaussianCloud
+from taigs.compare import read_pair
+from taigs.errors import TaigsError
+from taigs.imaging.dose import dose_weight
+from taigs.io.clouds import write_cloud
+from taigs.io.imod import read_angles
+from taigs.io.mrc import open_stack, read_volume, write_volume
+from taigs.io.particles import read_particles
+from taigs.io.star import read_star
+from taigs.io.tilt_series import read_tilt_series
+from taigs.metrics import ncc
+from taigs.phantom import phantom_particles, phantom_scene, phantom_tilt_series
+from taigs.render import voxelize
+from taigs.simulate import Particles, _rotations, dose_before, noise_color
+from taigs.simulate_source import extent, radius, read_source
+from taigs.views import Grid
+
+BOX, PIXEL_SIZE = 48, 8.0
+INIT, DRAW = runtime.init, simulate.draw_sections
+SHAPE = (26, 48, 48)
+
+
+def phantom():
+    return phantom_scene(np.random.default_rng(5), PIXEL_SIZE * np.array(SHAPE[::-1]))
+
+
+def cloud_of(scene):
+    return GaussianCloud(scene.positions, np.log(scene.sigmas), scene.quaternions, scene.masses)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, cpu32):
+    """The phantom as model.npz, in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    write_cloud("model.npz", cloud_of(phantom()), PIXEL_SIZE, SHAPE)
+    # Starting Taichi again would compile everything anew, and so does every truth that is drawn slab by slab.
+    monkeypatch.setattr(runtime, "init", lambda *arguments, **options: runtime.current())
+    monkeypatch.setattr(simulate, "draw_sections", lambda cloud, grid, factor, _: factor * voxelize(cloud, grid))
+    return tmp_path
+
+
+def taigs(*arguments):
+    """(exit code, stdout, stderr) of a command, run in this process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        result = CliRunner().invoke(cli.app, [*map(str, arguments)])
+    if isinstance(result.exception, TaigsError):
+        return result.exception.exit_code, result.stdout, f"error: {result.exception}\n"
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    return result.exit_code, result.stdout, result.stderr
+
+
+def simulate_spa(*arguments, output="sim", particles=40):
+    arguments = ("model.npz", *arguments, "-o", output, "--particles", particles, "--box", BOX, "-q")
+    assert taigs("simulate", "spa", *arguments) == (0, f"{output}/particles.star\n", "")
+    return np.array(open_stack(f"{output}/particles.mrcs")[1], float)
+
+
+def simulate_tilt(*arguments, output="sim"):
+    assert taigs("simulate", "tilt", "model.npz", *arguments, "-o", output, "-q") == (0, f"{output}/ts.mrc\n", "")
+    return np.array(open_stack(f"{output}/ts.mrc")[1], float)
+
+
+# --- particles -----------------------------------------------------------------------------------
+
+
+def test_clean_particles_are_those_of_the_phantoms_own_code(folder, rng):
+    images = simulate_spa("--snr", "inf", "--shift-px", 2)
+    assert {path.name for path in (folder / "sim").iterdir()} == {
+        "command.txt", "config.json", "environment.json", "particles.mrcs", "particles.star", "run.log", "truth.mrc",
+        "truth.npz", "truth.star",
+    }  # fmt: skip
+    views = read_particles("sim/particles.star")
+    rotations = np.concatenate([views.projections, np.cross(*views.projections.transpose(1, 0, 2))[:, None]], axis=1)
+    expected = phantom_particles(phantom(), rotations, views.shifts, BOX, PIXEL_SIZE, views.ctf, 1e6, rng)
+    for image, other in zip(images, expected, strict=True):
+        assert np.corrcoef(image.ravel(), other.ravel())[0, 1] > 0.9999
+    assert views.pixel_size == PIXEL_SIZE and np.abs(views.shifts).max() > 2
+    assert np.bincount(views.half_sets).tolist() == [0, 20, 20]
+    assert 8000 <= views.ctf.defocus_v.min() and views.ctf.defocus_v.max() <= 20000
+
+
+def test_projecting_the_truth_at_its_poses_gives_the_clean_images(folder):
+    noisy = simulate_spa("--snr", 0.25, "--shift-px", 2, "--pose-error", 5)
+    assert taigs("project", "sim/truth.npz", "--star", "sim/truth.star", "-o", "clean.mrcs", "-q")[0] == 0
+    clean = np.array(open_stack("clean.mrcs")[1], float)
+    noise = noisy - clean
+    assert noise.var() == pytest.approx(1, rel=0.02) and abs(noise.mean()) < 0.02
+    assert clean.var(axis=(1, 2)).mean() == pytest.approx(0.25, rel=1e-4)
+
+
+def test_the_truth_is_a_map_whose_sum_is_the_image(folder, monkeypatch):
+    monkeypatch.setattr(simulate, "draw_sections", DRAW)
+    simulate_spa("--no-ctf")
+    volume, header = read_volume("sim/truth.mrc")
+    assert volume.shape == (BOX,) * 3 and header.voxel_size[0] == PIXEL_SIZE
+    assert taigs("project", "sim/truth.npz", "--rot", 0, "-o", "front.mrcs", "-q")[0] == 0
+    front = open_stack("front.mrcs")[1][0]
+    assert np.abs(volume.sum(axis=0) - front).max() < 1e-3 * front.max()
+    assert "rlnDefocusU" not in read_star("sim/particles.star")["particles"]
+
+
+def test_errors_of_poses_have_the_size_asked_for(folder):
+    simulate_spa("--pose-error", 4, "--shift-error", 1.5, "--shift-px", 1, "--no-ctf", particles=400)
+    wrong, right = (read_particles(f"sim/{name}.star", no_ctf=True) for name in ("particles", "truth"))
+    turns = [np.concatenate([p, np.cross(*p)[None]]) for p in np.concatenate([wrong.projections, right.projections])]
+    turns = np.array(turns).reshape(2, 400, 3, 3)
+    angles = Rotation.from_matrix(turns[0] @ turns[1].transpose(0, 2, 1)).magnitude()
+    assert np.degrees(np.sqrt((angles**2).mean())) == pytest.approx(4, rel=0.1)
+    assert (wrong.shifts - right.shifts).std() == pytest.approx(1.5, rel=0.1)
+    assert right.shifts.std() == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.parametrize("poses", ["uniform", "preferred"])
+def test_directions_are_uniform_or_near_the_poles(poses):
+    plan = Particles(4000, BOX, PIXEL_SIZE, poses=poses)
+    axes = _rotations(plan, np.random.default_rng(1))[:, 2]
+    assert np.abs(axes.mean(axis=0)).max() < 0.05
+    if poses == "uniform":
+        np.testing.assert_allclose(axes.T @ axes / 4000, np.eye(3) / 3, atol=0.02)
+    else:
+        assert np.degrees(np.arccos(np.abs(axes[:, 2]).min())) < 45
+        assert 0.5 < np.degrees(np.arccos(np.abs(axes[:, 2]))).mean() / 25 < 1.5
+
+
+def test_the_same_seed_gives_the_same_images_and_another_one_others(folder):
+    one, again, other = (simulate_spa("--seed", s, output=o) for s, o in ((3, "a"), (3, "b"), (4, "c")))
+    np.testing.assert_array_equal(one, again)
+    assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.5
+
+
+def test_coloured_noise_has_variance_one_and_its_spectrum(rng):
+    color = noise_color((64, 64), 4.0)
+    noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((200, 64, 64))) * color, s=(64, 64))
+    assert noise.var() == pytest.approx(1, rel=0.02)
+    power = (np.abs(np.fft.rfft2(noise)) ** 2).mean(axis=0)
+    assert power[0, 1] / power[0, 30] == pytest.approx(5, rel=0.5)
+    assert (power / color**2 / 64**2)[1:, 1:-1].mean() == pytest.approx(1, rel=0.02)
+
+
+# --- tilt series ---------------------------------------------------------------------------------
+
+
+def test_clean_tilt_series_are_those_of_the_phantoms_own_code(folder, rng):
+    images = simulate_tilt("--snr", "inf", "--angles", "-60:60:40")
+    assert read_angles("sim/ts.tlt").tolist() == [-60, -20, 20, 60]
+    _, expected = phantom_tilt_series(phantom(), [-60, -20, 20, 60], SHAPE[1:], PIXEL_SIZE, 1.0, rng)
+    for image, other in zip(images, expected, strict=True):
+        assert np.corrcoef(image.ravel(), other.ravel())[0, 1] > 0.9999
+    assert read_volume("sim/truth.mrc")[0].shape == SHAPE
+
+
+def test_a_tilt_axis_turns_the_images(folder):
+    straight, turned = (simulate_tilt("--snr", "inf", "--tilt-axis", a, output=f"a{a}") for a in (0, 90))
+    np.testing.assert_allclose(turned, np.rot90(straight, -1, axes=(1, 2)), atol=1e-3 * straight.max())
+
+
+def test_dose_damps_as_its_weights_and_the_smallest_tilts_come_first(folder):
+    angles = np.arange(-40, 41, 20)
+    assert dose_before(angles, 3.0).tolist() == [12, 6, 0, 3, 9]
+    options = ("--snr", "inf", "--angles", "-40:40:20")
+    clean, damped = simulate_tilt(*options, output="a"), simulate_tilt(*options, "--dose", 30, output="b")
+    dose = read_angles("b/ts_dose.txt")
+    assert dose.tolist() == [120, 60, 0, 30, 90]
+    k = np.hypot(np.fft.rfftfreq(48, PIXEL_SIZE), np.fft.fftfreq(48, PIXEL_SIZE)[:, None])
+    window = np.hanning(48)[:, None] * np.hanning(48)  # what left the field is not in the image
+    ratio = (np.fft.rfft2(damped * window) / np.fft.rfft2(clean * window)).real
+    band = (k > 0.01) & (k < 0.03)
+    for v in range(5):
+        assert np.median(ratio[v][band]) == pytest.approx(np.median(dose_weight(dose[v], k[band])), abs=0.03)
+
+
+# --- sources -------------------------------------------------------------------------------------
+
+
+def test_a_map_is_drawn_voxel_by_voxel_about_its_centre(folder):
+    volume = np.zeros((20, 20, 20))
+    volume[10, 10, 14], volume[12, 7, 10] = 2, 1  # x, y, z from the centre 10: (4, 0, 0) and (0, -3, 2)
+    write_volume("map.mrc", volume, 4.0)
+    cloud = read_source("map.mrc", contour=0.5).cloud
+    order = np.argsort(cloud.masses)
+    np.testing.assert_allclose(cloud.positions[order], [[0, -12, 8], [16, 0, 0]], atol=1e-5)
+    np.testing.assert_allclose(cloud.masses[order], [64, 128])
+    np.testing.assert_allclose(np.exp(cloud.log_sigmas), 2.4, rtol=1e-5)
+
+
+@pytest.mark.shared
+def test_atoms_are_drawn_about_their_centre_of_mass(folder, shared):
+    pytest.importorskip("gemmi")
+    path = shared / "data" / "models" / "3c91.pdb"
+    cloud = read_source(path, 4.0, 10.0).cloud
+    np.testing.assert_allclose(np.average(cloud.positions, axis=0, weights=cloud.masses), 0, atol=1e-9)
+    np.testing.assert_allclose(np.exp(cloud.log_sigmas), 2.25)
+    assert len(cloud) == 46578 and 70 < radius(cloud) < 90 and 130 < min(extent(cloud))
+    # The truth lies upon its atoms.
+    assert taigs("simulate", "tilt", path, "--pixel-size", 6, "--resolution", 16, "-o", "sim", "-q")[0] == 0
+    pair = read_pair("sim/truth.mrc", path)
+    assert ncc(pair.volume, pair.truth) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["spa", "model.npz", "--snr", "0"], "signal-to-noise ratio 0; expected more than 0"),
+        (["spa", "model.npz", "--snr", "nan"], "signal-to-noise ratio nan"),
+        (["spa", "model.npz", "--box", "10"], "box of 10 px, 80 Å; the object is"),
+        (["spa", "model.npz", "--defocus", "1:x"], '--defocus "1:x": expected MIN:MAX'),
+        (["spa", "model.npz", "--defocus", "2:1"], '--defocus "2:1"'),
+        (["spa", "model.npz", "--amplitude-contrast", "7"], "amplitude contrast 7"),
+        (["spa", "model.npz", "--voltage", "0"], "voltage 0"),
+        (["spa", "model.npz", "--pixel-size", "-1"], "pixel size -1"),
+        (["spa", "model.npz", "--shift-px", "-1"], "expected a standard deviation"),
+        (["spa", "model.npz", "--resolution", "4"], "--resolution has no meaning"),
+        (["spa", "model.xyz"], 'unknown extension ".xyz"; expected .npz'),
+        (["spa", "missing.npz"], "no such file"),
+        (["spa", "atoms.pdb"], "atoms have no pixel size; try --pixel-size"),
+        (["spa", "atoms.pdb", "--pixel-size", "4", "--resolution", "3"], "expected at least 2 pixels"),
+        (["spa", "map.mrc"], "0 voxels above the contour"),
+        (["tilt", "model.npz", "--angles", "-60:60"], '--angles "-60:60": expected MIN:MAX:STEP'),
+        (["tilt", "model.npz", "--angles", "-60:60:0"], "expected a step above 0"),
+        (["tilt", "model.npz", "--angles", "-60:120:3"], "within 90 degrees"),
+        (["tilt", "model.npz", "--snr", "-1"], "signal-to-noise ratio -1"),
+        (["tilt", "model.npz", "--dose", "-1"], "no negative dose"),
+        (["tilt", "model.npz", "--shape", "4,4"], "at least 8 px"),
+        (["tilt", "model.npz", "--shape", "x"], '--shape "x"'),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(folder, arguments, message):
+    write_volume("map.mrc", np.zeros((8, 8, 8)), 4.0)
+    before = set(folder.iterdir())
+    code, out, err = taigs("simulate", *arguments, "-o", "sim", "-q")
+    assert (code, out) == (3, "") and message in err and err.count("\n") == 1
+    assert set(folder.iterdir()) == before
+
+
+def test_an_object_outside_of_the_images_is_reported(folder):
+    cloud = cloud_of(phantom())
+    write_cloud("away.npz", replace(cloud, positions=cloud.positions + np.array([0, 1e5, 0])), PIXEL_SIZE, SHAPE)
+    code, _, err = taigs("simulate", "tilt", "away.npz", "-o", "sim", "-q")
+    assert code == 5 and "the images are empty" in err
+
+
+def test_a_folder_with_results_is_kept(folder):
+    (folder / "sim").mkdir()
+    (folder / "sim" / "ts.mrc").write_text("precious")
+    assert taigs("simulate", "tilt", "model.npz", "-o", "sim")[0] == 6
+    assert (folder / "sim" / "ts.mrc").read_text() == "precious"
+
+
+@pytest.mark.parametrize("command", ["spa", "tilt"])
+def test_help_has_an_example(command):
+    result = CliRunner().invoke(cli.app, ["simulate", command, "--help"])
+    assert result.exit_code == 0 and f"taigs simulate {command} model.npz -o sim" in result.stdout
+
+
+# --- the whole way -------------------------------------------------------------------------------
+
+
+def test_a_tilt_series_goes_to_a_tomogram_and_back_without_a_wrong_sign(folder, monkeypatch):
+    monkeypatch.setattr(simulate, "draw_sections", DRAW)
+    simulate_tilt("--snr", 0.3, "--angles", "-60:60:6")
+    monkeypatch.setattr(runtime, "init", INIT)  # as a new process: the fit's compiled kernels are found again
+    options = ("--angles", "sim/ts.tlt", "--thickness", SHAPE[0], "--contrast", "bright", "--arch", "cpu", "-q")
+    assert taigs("tilt", "sim/ts.mrc", *options, "-o", "run")[0] == 0
+    views = read_tilt_series("sim/ts.mrc", "sim/ts.tlt", contrast="bright", invert_angles=True)
+    write_volume("mirrored.mrc", weighted_back_projection(views, Grid(SHAPE, PIXEL_SIZE)), PIXEL_SIZE)
+    found = {}
+    for name, path in {"taigs": "run/tomogram.mrc", "wbp": "run/wbp.mrc", "negated": "mirrored.mrc"}.items():
+        assert taigs("compare", path, "sim/truth.mrc", "--wedge", 60, "--json", f"{name}.json")[0] == 0
+        found[name] = json.loads((folder / f"{name}.json").read_text())["ncc"]
+    print(found)
+    assert found["taigs"] > 0.6 and found["taigs"] > found["wbp"]
+    # Negated angles fit the images as well, with the mirror image; only the truth can tell.
+    assert found["negated"] < found["wbp"] - 0.15
