@@ -36,3 +36,17 @@ class RefusedError(TaigsError):
 
 class InputWarning(UserWarning):
     """Something about an input was guessed or left out; the message says what and how to decide it."""
+
+
+REPORTED_PROBLEMS = 10
+
+
+def raise_problems(source, problems):
+    """Raise one InputError of all problems, the first ten in full; nothing if there is none."""
+    if len(problems) == 1:
+        raise InputError(problems[0])
+    if problems:
+        shown = "".join(f"\n  {problem}" for problem in problems[:REPORTED_PROBLEMS])
+        hidden = len(problems) - REPORTED_PROBLEMS
+        rest = f"\n  and {hidden} more" if hidden > 0 else ""
+        raise InputError(f"{source}: {len(problems)} problems:{shown}{rest}")

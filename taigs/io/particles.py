@@ -2,14 +2,13 @@
 
 import numpy as np
 
-from taigs.errors import InputError
+from taigs.errors import InputError, raise_problems
 from taigs.geometry import euler_to_matrix
 from taigs.io.cryodrgn import list_cryodrgn
 from taigs.io.cryosparc import list_cryosparc
 from taigs.io.listing import Listing, choose, listed_views
 from taigs.io.mrc import existing_file
 from taigs.io.optics import Optics
-from taigs.io.stacks import raise_problems
 from taigs.io.star import read_star
 from taigs.io.subtomograms import are_subtomograms, list_subtomograms
 

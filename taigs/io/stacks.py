@@ -7,23 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from taigs.errors import InputError, InputWarning
+from taigs.errors import InputError, InputWarning, raise_problems
 from taigs.io import mrc
 from taigs.io.mrc import existing_file, reading
 
 READ_BYTES = 1 << 26  # at most, in one go
-REPORTED_PROBLEMS = 10
-
-
-def raise_problems(source, problems):
-    """Raise one InputError of all problems, the first ten in full; nothing if there is none."""
-    if len(problems) == 1:
-        raise InputError(problems[0])
-    if problems:
-        shown = "".join(f"\n  {problem}" for problem in problems[:REPORTED_PROBLEMS])
-        hidden = len(problems) - REPORTED_PROBLEMS
-        rest = f"\n  and {hidden} more" if hidden > 0 else ""
-        raise InputError(f"{source}: {len(problems)} problems:{shown}{rest}")
 
 
 # --- finding --------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from taigs.errors import InputError, InputWarning, NumericalError
+from taigs.errors import InputError, InputWarning, NumericalError, raise_problems
 from taigs.geometry import imod_views_geometry, tilt_rotation
 from taigs.imaging.dose import dose_weight
 from taigs.io.imod import read_angles, read_per_image, read_xf
@@ -15,7 +15,6 @@ from taigs.io.mrc import open_stack, warn_if_sign_is_guessed
 from taigs.views import Views
 
 DOSE_FREQUENCY = 1 / 20  # 1/A: where the signal that a tomogram lives on fades; see _weights
-REPORTED_PROBLEMS = 10
 
 
 def read_tilt_series(
@@ -95,7 +94,7 @@ def read_tilt_series_with_notes(
     kept = problems.attempt(_kept, exclude, n)
     apix, notes = problems.attempt(_pixel_size, pixel_size, header, stack) or (None, [])
     problems.attempt(_check_options, tilt_axis, xf, contrast, bin, header)
-    problems.raise_any(stack)
+    raise_problems(stack, problems)
 
     bin = int(bin)
     tilt = -tilt if invert_angles else tilt
@@ -132,15 +131,6 @@ class _Problems(list):
             return function(*args)
         except InputError as error:
             self.append(str(error))
-
-    def raise_any(self, stack):
-        if len(self) == 1:
-            raise InputError(self[0])
-        if self:
-            shown = "".join(f"\n  {problem}" for problem in self[:REPORTED_PROBLEMS])
-            hidden = len(self) - REPORTED_PROBLEMS
-            rest = f"\n  and {hidden} more" if hidden > 0 else ""
-            raise InputError(f"{stack}: {len(self)} problems:{shown}{rest}")
 
 
 def _dose(dose, n, stack):
