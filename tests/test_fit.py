@@ -310,7 +310,7 @@ def with_images(views, change):
 
 
 def state(fit):
-    c = fit.renderer.cloud
+    c = fit.gaussians.cloud
     return [read_scalars(a, c.capacity) for a in (c.raw, c.moment1, c.moment2)]
 
 
@@ -321,11 +321,11 @@ def assert_same_bits(a, b):
 
 def test_a_fit_lowers_the_held_out_score_and_keeps_the_best_cloud(cpu32, start):
     fit, seeds = start()
-    before = fit.score()
+    before = fit.objective.held_out_score()
     best = fit.run(seeds, STAGES)
     assert 0.9 < best.score < 0.5 * before, "noise alone is about 1"
-    fit.renderer.set_cloud(best.cloud)
-    assert fit.score() == pytest.approx(best.score, abs=2 * fit.objective.score_tolerance())
+    fit.gaussians.set_cloud(best.cloud)
+    assert fit.objective.held_out_score() == pytest.approx(best.score, abs=2 * fit.objective.score_tolerance())
     scores = [row["held_out"] for row in fit.history]
     assert best.score == min(scores)
     assert [row["step"] for row in fit.history] == list(range(5, 5 * len(scores) + 1, 5))
@@ -350,7 +350,7 @@ def test_a_fit_does_not_remember_the_one_before_it(cpu32, start):
     clouds = []
     for leftover in (0.0, 1e3):
         fit, seeds = start()
-        c = fit.renderer.cloud
+        c = fit.gaussians.cloud
         for field in (*c.moment1, *c.moment2, c.score):
             field.fill(leftover)
         clouds.append(fit.repeat(seeds, [replace(s, steps=6) for s in STAGES]))
@@ -361,9 +361,9 @@ def test_a_stage_grows_the_cloud_to_its_size_and_conserves_the_mass(cpu32, start
     fit, seeds = start()
     fit.repeat(seeds, [replace(STAGES[0], steps=4)])
     fit.objective.draw([0])  # masses follow the last step
-    before = fit.renderer.get_cloud()
+    before = fit.gaussians.get_cloud()
     fit.densify(STAGES[1])
-    after = fit.renderer.get_cloud()
+    after = fit.gaussians.get_cloud()
     useful = (before.masses >= fit.config.mass_min * before.masses.mean()).sum()
     assert len(after) == min(2 * useful, 250) > len(before)
     assert after.masses.sum() == pytest.approx(before.masses.sum(), rel=0.01)
@@ -372,7 +372,7 @@ def test_a_stage_grows_the_cloud_to_its_size_and_conserves_the_mass(cpu32, start
 def test_nothing_is_split_before_the_first_step(cpu32, start):
     fit, _ = start()
     fit.densify(STAGES[1])
-    assert fit.renderer.n == 100
+    assert fit.gaussians.n == 100
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
