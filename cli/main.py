@@ -14,6 +14,7 @@ import typer
 
 from taigs.cli.compare import compare
 from taigs.cli.export import export
+from taigs.cli.fit import fit
 from taigs.cli.fsc import fsc
 from taigs.cli.options import (
     Arch,
@@ -216,6 +217,7 @@ app.add_typer(simulate, name="simulate")
 app.command()(export)
 app.command()(voxelize)
 app.command()(view)
+app.command()(fit)
 
 
 def main():

@@ -18,6 +18,7 @@ _HOMES = {
     "taigs.tilt": ("reconstruct_tilt_series",),
     "taigs.io.particles": ("read_particles",),
     "taigs.spa": ("reconstruct_particles",),
+    "taigs.volume_fit": ("fit_volume",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
