@@ -25,19 +25,19 @@ def density(rng):
 
 
 @pytest.fixture
-def run(monkeypatch, capfd, tmp_path):
+def run(monkeypatch, capsys, tmp_path):
     """Run the command in a folder: (exit code, stdout, lines of stderr)."""
 
     def call(*arguments):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["taigs", "fit", *map(str, arguments), "--arch", "cpu"])
-        capfd.readouterr()
+        capsys.readouterr()  # the seed of rng
         try:
             cli.main()
             code = 0
         except SystemExit as stop:
             code = stop.code or 0
-        out, err = capfd.readouterr()
+        out, err = capsys.readouterr()
         # Taichi's banner is kept from file descriptor 1 only when it is first imported by the command.
         out = "".join(line for line in out.splitlines(keepends=True) if not line.startswith("[Taichi]"))
         return code, out, err.splitlines()
