@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from taigs.cli.options import Arch, ArchOption, DebugOption, QuietOption, SeedOption, ThreadsOption
+from taigs.cli.options import (
+    Arch,
+    ArchOption,
+    CheckpointOption,
+    DebugOption,
+    QuietOption,
+    ResumeOption,
+    SeedOption,
+    ThreadsOption,
+)
 
 
 def fit(
@@ -42,6 +51,8 @@ def fit(
     threads: ThreadsOption = None,
     arch: ArchOption = Arch.auto,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    resume: ResumeOption = False,
+    checkpoint_minutes: CheckpointOption = 5.0,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ):
@@ -58,6 +69,7 @@ def fit(
         raise typer.BadParameter(f"--pixel-size {pixel_size}: expected a positive number")
 
     from taigs import runtime
+    from taigs.journal import Journal, identify
     from taigs.progress import make_progress
     from taigs.volume_fit_run import check_names, run_fit, table
 
@@ -66,7 +78,7 @@ def fit(
             print(line, file=sys.stderr)
 
     check_names(map_file, output, report, overwrite)
-    runtime.init(arch.value, threads=threads)
+    started = runtime.init(arch.value, threads=threads)
     settings = {
         "target_cc": target_cc,
         "target_fsc_resolution": target_fsc_resolution,
@@ -76,7 +88,11 @@ def fit(
         "signed": signed,
         "seed": seed,
     }
-    with contextlib.closing(make_progress(quiet)) as progress:
+    identity = identify(settings | {"pixel_size": pixel_size}, {"map": map_file}, started)
+    with (
+        Journal(output.with_suffix(".checkpoints"), identity, checkpoint_minutes, resume) as journal,
+        contextlib.closing(make_progress(quiet)) as progress,
+    ):
         result = run_fit(
             map_file,
             output,
@@ -86,6 +102,7 @@ def fit(
             overwrite=overwrite,
             say=say,
             progress=progress,
+            journal=journal,
         )
     for line in [*table(result.rows), f"stopped: {result.reason}"]:
         say(line)

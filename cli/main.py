@@ -4,6 +4,7 @@ Everything heavy is imported inside the commands, so that ``taigs --help`` answe
 """
 
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -19,11 +20,13 @@ from taigs.cli.fsc import fsc
 from taigs.cli.options import (
     Arch,
     ArchOption,
+    CheckpointOption,
     Contrast,
     DebugOption,
     OutputOption,
     OverwriteOption,
     QuietOption,
+    ResumeOption,
     SeedOption,
     ThreadsOption,
     file_option,
@@ -34,7 +37,7 @@ from taigs.cli.simulate import simulate
 from taigs.cli.spa import spa
 from taigs.cli.view import view
 from taigs.cli.voxelize import voxelize
-from taigs.errors import TaigsError
+from taigs.errors import StoppedError, TaigsError
 
 app = typer.Typer(
     help="3D structure from cryo-EM images as a cloud of Gaussians.",
@@ -95,6 +98,8 @@ def tilt(
     threads: ThreadsOption = None,
     arch: ArchOption = Arch.auto,
     overwrite: OverwriteOption = False,
+    resume: ResumeOption = False,
+    checkpoint_minutes: CheckpointOption = 5.0,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ):
@@ -111,7 +116,11 @@ def tilt(
     from taigs.report import RunDirectory
 
     excluded = numbers(exclude)
-    with RunDirectory(output, overwrite) as directory:
+    inputs = {"stack": stack, "angles": angles, "xf": xf, "xtilt": xtilt, "dose": dose}
+    with RunDirectory(output, overwrite, resume, inputs) as directory:
+        if directory.is_done:
+            _say(f"note: {output}: complete already, nothing to resume")
+            return
         with warnings.catch_warnings(record=True) as heard:
             views, notes = read_tilt_series_with_notes(
                 stack, angles, xf, xtilt, tilt_axis, pixel_size, excluded, contrast.value, bin, dose,
@@ -125,8 +134,8 @@ def tilt(
         from taigs.tilt_run import run_tilt
 
         started = runtime.init(arch.value, threads=threads)
-        directory.begin(sys.argv, context.params, started)
-        with _progress(quiet) as progress:
+        directory.begin(sys.argv, context.params, started, checkpoint_minutes)
+        with directory.journal, _progress(quiet) as progress:
             verdict = run_tilt(
                 views,
                 directory,
@@ -225,6 +234,9 @@ def main():
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
     try:
         app()
+    except StoppedError as error:
+        _say(f"{error}; to go on: {_resuming(sys.argv)}")
+        sys.exit(error.exit_code)
     except TaigsError as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
@@ -241,6 +253,12 @@ def main():
         sys.exit(1)
     finally:
         _flush_quietly()
+
+
+def _resuming(argv):
+    """The command that goes on with this one."""
+    others = [argument for argument in argv[1:] if argument not in ("--overwrite", "--resume")]
+    return shlex.join(["taigs", *others, "--resume"])
 
 
 def _say(line):

@@ -40,6 +40,12 @@ ThreadsOption = Annotated[
 ]
 ArchOption = Annotated[Arch, typer.Option(help="Backend; auto takes the fastest that starts.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Write into a folder that holds files.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run that was stopped in the output folder, to the same bits.")
+]
+CheckpointOption = Annotated[
+    float, typer.Option(metavar="MIN", min=0, help="Minutes between checkpoints, from which --resume goes on.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 

@@ -12,11 +12,13 @@ import typer
 from taigs.cli.options import (
     Arch,
     ArchOption,
+    CheckpointOption,
     Contrast,
     DebugOption,
     OutputOption,
     OverwriteOption,
     QuietOption,
+    ResumeOption,
     SeedOption,
     ThreadsOption,
     bfactor,
@@ -84,6 +86,8 @@ def spa(
     threads: ThreadsOption = None,
     arch: ArchOption = Arch.auto,
     overwrite: OverwriteOption = False,
+    resume: ResumeOption = False,
+    checkpoint_minutes: CheckpointOption = 5.0,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ):
@@ -105,7 +109,11 @@ def spa(
     from taigs.io.particles import read_particles_with_notes
     from taigs.report import RunDirectory
 
-    with RunDirectory(output, overwrite) as directory:
+    inputs = {"particles": particles, "poses": poses, "ctf": ctf, "tomograms": tomograms, "mask": mask}
+    with RunDirectory(output, overwrite, resume, inputs) as directory:
+        if directory.is_done:
+            print(f"note: {output}: complete already, nothing to resume", file=sys.stderr)
+            return
         with warnings.catch_warnings(record=True) as heard:
             views, notes = read_particles_with_notes(
                 particles, datadir=datadir, class_number=class_number, subset=subset, box_crop=box_crop,
@@ -123,8 +131,9 @@ def spa(
         from taigs.progress import make_progress
 
         started = runtime.init(arch.value, threads=threads)
-        directory.begin(sys.argv, context.params, started)
-        with contextlib.closing(make_progress(quiet)) as progress:
+        directory.inputs["images"] = views.images.paths
+        directory.begin(sys.argv, context.params, started, checkpoint_minutes)
+        with directory.journal, contextlib.closing(make_progress(quiet)) as progress:
             verdict = spa_run.run_spa(
                 views,
                 directory,

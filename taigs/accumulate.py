@@ -1,11 +1,13 @@
 """One pass over the images: the Fourier sums W and B of each half-set, which hold all that fixed poses tell."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy import fft
 
 from taigs import runtime
+from taigs.checkpoint import storable
 from taigs.device import float_type
 from taigs.imaging.fourier import shell_indices
 from taigs.kernels.gridding import insert_slices, weight_slices
@@ -17,6 +19,7 @@ SMALLEST_CTF2 = 0.1  # of the mean over a ring, in dividing by it
 TASKS = 32  # ranges of planes on the CPU: enough for 16 threads, the same for any number
 
 
+@storable
 @dataclass
 class FourierSums:
     """What the images of a set add up to on a padded Fourier grid.
@@ -48,7 +51,7 @@ class FourierSums:
         self.view_weight += other.view_weight
 
 
-def accumulate(views, picked, operators, progress):
+def accumulate(views, picked, operators, progress, journal, part):
     """FourierSums of some of the views, read and added chunk by chunk.
 
     Parameters
@@ -60,6 +63,8 @@ def accumulate(views, picked, operators, progress):
     operators : (G, 3, 3) array
         Rotations of the point group: every view counts in all equivalent orientations.
     progress : Progress
+    journal : Journal
+        Keeps the sums so far, under the name `part`, and hands them out again.
     """
     n = views.image_shape[0]
     size, half = 2 * n, n // 2 + 1
@@ -68,24 +73,33 @@ def accumulate(views, picked, operators, progress):
     grid = ti.ndarray(float, shape=3 * planes * size * size)
     grid.fill(0)
     power = np.zeros(half)
-    chunk = max(1, CHUNK_PIXELS // (n * n))
-    for start in range(0, len(picked), chunk):
-        part = views.subset(picked[start : start + chunk])
-        transforms = fft.rfft2(fft.ifftshift(part.images, axes=(1, 2)), workers=-1)
-        slices = weigh(part, transforms)
-        power += image_power(part, transforms, slices[..., 2])
+    chunk, first = max(1, CHUNK_PIXELS // (n * n)), 0
+    if (kept := journal.restore(part)) is not None:
+        first, power = kept["done"], kept["power"]
+        grid.from_numpy(kept["grid"])
+    for start in range(first, len(picked), chunk):
+        block = views.subset(picked[start : start + chunk])
+        transforms = fft.rfft2(fft.ifftshift(block.images, axes=(1, 2)), workers=-1)
+        slices = weigh(block, transforms)
+        power += image_power(block, transforms, slices[..., 2])
         flat = slices.reshape(-1)
         for operator in operators:
-            matrices = (part.projections @ operator).astype(float_type()).reshape(-1)
-            tasks = TASKS if LAYOUT.lanes > 1 else len(part) * n
-            insert_slices(flat, matrices, grid, len(part), n, size / n, size, planes, tasks)
-        progress.update(start + len(part), len(picked))
+            matrices = (block.projections @ operator).astype(float_type()).reshape(-1)
+            tasks = TASKS if LAYOUT.lanes > 1 else len(block) * n
+            insert_slices(flat, matrices, grid, len(block), n, size / n, size, planes, tasks)
+        done = start + len(block)
+        journal.tick(part, done, partial(_sums_so_far, done, power, grid))
+        progress.update(done, len(picked))
     sums = grid.to_numpy().reshape(planes, size, size, 3)
     # Plane 0 holds every sample once, at z = 0 or its mate below: the whole is the sum with the mirrored conjugate.
     mirrored = np.roll(sums[0, ::-1, ::-1], (1, 1), (0, 1)) * np.array([1, -1, 1], sums.dtype)
     sums[0] += mirrored
     copies = len(operators)  # a view in so many orientations is as many views, to all of the sums
     return FourierSums(sums, n, copies * power, copies * float(views.weights[picked].sum()))
+
+
+def _sums_so_far(done, power, grid):
+    return {"done": done, "power": power.copy(), "grid": grid.to_numpy()}
 
 
 def image_power(views, transforms, ctf_weights):

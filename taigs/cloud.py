@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from taigs.checkpoint import storable
 from taigs.errors import InputError
 from taigs.geometry import quaternion_to_matrix
 
 
+@storable
 @dataclass(frozen=True)
 class GaussianCloud:
     """N Gaussians; density at x: mass / ((2 pi)^(3/2) |S|^(1/2)) exp(-(x - mu)^T S^-1 (x - mu) / 2).

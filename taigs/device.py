@@ -10,6 +10,7 @@ from taigs.kernels.densify import NOWHERE
 from taigs.kernels.fields import CloudFields
 from taigs.kernels.layout import LAYOUT, round_up
 
+KEPT = ("raw", "moment1", "moment2", "score", "mass")  # densification needs the masses of the last drawing
 FLOOR = 1e-4  # smallest mass, in units of the cloud's mean, that softplus can still bring back
 
 
@@ -31,6 +32,20 @@ class DeviceCloud:
     def get_cloud(self):
         return download(self.cloud, self.n)
 
+    def state(self):
+        """All that later steps of a fit depend on, exactly, for `set_state`."""
+        fields, n = self.cloud, self.n_chunks * LAYOUT.chunk
+        arrays = {name: read_scalars(getattr(fields, name), n) for name in KEPT}
+        return {"n": int(self.n), "unit": float(fields.unit[None]), **arrays}
+
+    def set_state(self, state):
+        self.n = state["n"]
+        self.cloud.unit[None] = state["unit"]
+        write_raw(self.cloud, state["raw"])
+        for name in KEPT[1:]:
+            for field, values in zip(_listed(getattr(self.cloud, name)), state[name], strict=True):
+                transfer.load_scalars(field, values, len(values))
+
 
 def raw_parameters(cloud, unit):
     """(11, N) raw parameters; mass = unit * softplus(raw), or unit * raw if signed."""
@@ -42,18 +57,24 @@ def raw_parameters(cloud, unit):
 
 
 def upload(cloud, fields: CloudFields):
-    """Write a cloud into device memory; unused slots are empty Gaussians far outside, Adam starts anew."""
+    """Write a cloud into device memory; Adam starts anew."""
     if len(cloud) > fields.capacity:
         raise InputError(f"{len(cloud)} Gaussians; expected at most the capacity of {fields.capacity}")
     if cloud.signed != fields.signed:
         raise InputError("a signed cloud needs signed device memory")
     unit = float(np.abs(cloud.masses).mean()) if len(cloud) else 1.0
     fields.unit[None] = unit = unit or 1.0
+    write_raw(fields, raw_parameters(cloud, unit))
+
+
+def write_raw(fields: CloudFields, parameters):
+    """(11, n) raw parameters into device memory; other slots are empty Gaussians far outside, Adam starts anew."""
+    n = parameters.shape[1]
     raw = np.zeros((11, fields.capacity), float_type())
-    raw[:, : len(cloud)] = raw_parameters(cloud, unit)
-    raw[:3, len(cloud) :] = NOWHERE
-    raw[6, len(cloud) :] = 1
-    raw[10, len(cloud) :] = 0 if cloud.signed else -50
+    raw[:, :n] = parameters
+    raw[:3, n:] = NOWHERE
+    raw[6, n:] = 1
+    raw[10, n:] = 0 if fields.signed else -50
     for field, values in zip(fields.raw, raw, strict=True):
         transfer.load_scalars(field, values, fields.capacity)
     for field in (*fields.moment1, *fields.moment2, fields.score):
@@ -71,11 +92,16 @@ def download(fields: CloudFields, n):
 
 
 def read_scalars(fields, n):
-    """(len(fields), n) array of the first n entries of scalar fields."""
+    """(len(fields), n) array of the first n entries of scalar fields, or of a single one."""
+    fields = _listed(fields)
     out = np.empty((len(fields), n), float_type())
     for field, row in zip(fields, out, strict=True):
         transfer.store_scalars(field, row, n)
     return out
+
+
+def _listed(fields):
+    return fields if isinstance(fields, list) else [fields]
 
 
 def float_type():

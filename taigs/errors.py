@@ -34,6 +34,14 @@ class RefusedError(TaigsError):
     exit_code = 6
 
 
+class StoppedError(TaigsError):
+    """A signal asked the run to stop, and it did, with its state on disk."""
+
+    def __init__(self, number, where):
+        super().__init__(f"stopped by {number.name} {where}")
+        self.exit_code = 128 + number
+
+
 class InputWarning(UserWarning):
     """Something about an input was guessed or left out; the message says what and how to decide it."""
 

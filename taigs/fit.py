@@ -1,69 +1,22 @@
 """The loop: objective -> Adam -> densify -> held-out score -> stop, from coarse to fine."""
 
-from dataclasses import asdict, dataclass, replace
+import logging
+import math
+from dataclasses import replace
 
 import numpy as np
 
-from taigs.cloud import GaussianCloud
 from taigs.device import read_scalars
-from taigs.errors import InputError, NumericalError
-from taigs.kernels.adam import adam
+from taigs.errors import NumericalError
+from taigs.journal import Journal
+from taigs.kernels.adam import adam, gradient_size
 from taigs.kernels.densify import add_score, assign, clear_scores, empty_marked, mark, split_marked
+from taigs.schedule import FitResult, Place
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One level of a coarse-to-fine fit.
-
-    Parameters
-    ----------
-    floor_px : float
-        Smallest sigma in pixels: the main regulariser.
-    n_gaussians : int
-        Size to which the cloud is densified when the stage begins.
-    steps : int
-        Most steps; the held-out score usually ends the stage earlier.
-    rate : float
-        Factor on the rates of all parameters.
-    """
-
-    floor_px: float
-    n_gaussians: int
-    steps: int
-    rate: float = 1.0
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """Rates are per step; a stage may end before its last step, never after it."""
-
-    rate_position_px: float = 0.03  # pixels
-    rate_log_sigma: float = 0.01
-    rate_quaternion: float = 0.01
-    rate_mass: float = 0.2  # raw mass
-    beta1: float = 0.9
-    beta2: float = 0.99
-    batch: int = 8  # views
-    check_every: int = 5  # steps between held-out scores
-    patience: int = 3  # checks without a better score that end a stage
-    ceiling_px: float = 6.0  # largest sigma, pixels
-    mass_min: float = 0.01  # of the mean mass: lighter Gaussians are pruned
-
-    def __post_init__(self):
-        for name, value in asdict(self).items():
-            if not value > 0:
-                raise InputError(f"{name} is {value}; expected a positive number")
-        if not max(self.beta1, self.beta2) < 1:
-            raise InputError(f"beta1 {self.beta1}, beta2 {self.beta2}; expected less than 1")
-
-
-@dataclass
-class FitResult:
-    """The cloud with the best held-out score, that score, and the stages with the steps they took to reach it."""
-
-    cloud: GaussianCloud
-    score: float
-    stages: list
+log = logging.getLogger("taigs")
+GROWTH = 100.0  # times the loss of the first steps: more is divergence
+FIRST_STEPS = 10
+RISES = 50  # steps in a row, each with a larger loss: likewise
 
 
 class Fit:
@@ -72,79 +25,119 @@ class Fit:
     Parameters
     ----------
     objective : ViewObjective or VolumeObjective
-        `loss_and_gradient`, `held_out_score`, `score_tolerance`, `pixel_size`, and `gaussians`: the cloud in
-        device memory.
+        `loss_and_gradient`, `held_out_score`, `score_tolerance`, `leave_out_bad`, `state` and `set_state`,
+        `pixel_size`, and `gaussians`: the cloud in device memory.
     config : FitConfig
     bounds : (3,) array
         Half-widths (A) of the box beyond which Gaussians are pruned.
     progress : Progress
+    journal : Journal, optional
+        Keeps the state of the fit, from which `run` and `repeat` then go on.
+    part : str
+        Name of the fit in the journal.
     """
 
-    def __init__(self, objective, config, bounds, progress):
+    def __init__(self, objective, config, bounds, progress, journal=None, part="fit"):
         self.objective = objective
         self.gaussians = objective.gaussians
         self.pixel_size = objective.pixel_size
         self.config = config
         self.bounds = bounds
         self.progress = progress
+        self.journal = journal or Journal()
+        self.part = part
         self.history = []
 
     def run(self, cloud, stages):
         """Fit a cloud stage by stage, each until its held-out score no longer falls. Returns a FitResult."""
         self.begin(cloud)
-        self.history = []
-        best = FitResult(cloud, np.inf, [])
         total = sum(stage.steps for stage in stages)
         tie = self.objective.score_tolerance()
-        for stage in stages:
-            self.densify(stage)
-            improved, since, taken, stage_best = False, 0, 0, np.inf
-            while taken < stage.steps and since < self.config.patience:
-                for _ in range(min(self.config.check_every, stage.steps - taken)):
-                    loss = self.take_step(stage)
-                    taken += 1
-                score = self.objective.held_out_score()
-                self.log(loss, score)
-                self.progress.update(self.step, total, loss, score, self.gaussians.n)
-                since = 0 if score < stage_best + tie else since + 1
-                stage_best = min(score, stage_best)
-                # Within a stage a tie goes to the later step: fine detail weighs little in the score.
-                if score < (best.score + tie if improved else best.score):
-                    best.cloud, improved, steps_to_best = self.gaussians.get_cloud(), True, taken
-                    best.score = min(score, best.score)
-            if not improved:
+        while self.at.stage < len(stages):
+            stage = stages[self.at.stage]
+            self.enter(stage)
+            while self.at.taken < stage.steps and self.at.since < self.config.patience:
+                loss, score = self.advance(stage), None
+                if self.at.taken % self.config.check_every == 0 or self.at.taken == stage.steps:
+                    score = self.check(loss, tie)
+                self.report(self.at.step, total, loss, score)
+            if not self.at.improved:
                 break  # a finer floor only fits noise
-            best.stages.append(replace(stage, steps=steps_to_best))
-        return best
+            self.best.stages.append(replace(stage, steps=self.at.steps_to_best))
+            self.leave()
+        return self.best
 
     def repeat(self, cloud, stages):
         """Fit a cloud for exactly the steps of the stages, without scores. Returns the cloud."""
         self.begin(cloud)
         total = sum(stage.steps for stage in stages)
-        for stage in stages:
-            self.densify(stage)
-            for _ in range(stage.steps):
-                loss = self.take_step(stage)
-                self.progress.update(self.step, total, loss, None, self.gaussians.n)
+        while self.at.stage < len(stages):
+            self.complete(stages[self.at.stage], total)
+            self.leave()
         return self.gaussians.get_cloud()
 
+    def complete(self, stage, total=None):
+        """All steps of a stage, one of `total` steps or by itself."""
+        self.enter(stage)
+        while self.at.taken < stage.steps:
+            loss = self.advance(stage)
+            self.report(*((self.at.step, total) if total else (self.at.taken, stage.steps)), loss)
+
     def begin(self, cloud):
-        """A new cloud, step 0."""
+        """A new cloud, step 0; or where the journal says that this fit stood."""
         self.gaussians.set_cloud(cloud)
-        self.step = 0
+        self.at, self.best, self.history = Place(), FitResult(cloud, math.inf, []), []
+        self.resume()
+
+    def resume(self):
+        """Go on where the journal says that this fit stood, if it does."""
+        if (kept := self.journal.restore(self.part)) is not None:
+            self.set_state(kept)
+        self.good = self.state()
+
+    def enter(self, stage):
+        """Give the cloud the size of a stage, once."""
+        if not self.at.entered:
+            self.densify(stage)
+            self.at.entered = True
+            self.good = self.state()
+
+    def leave(self):
+        """On to the next stage."""
+        at = self.at
+        self.at = Place(at.step, at.stage + 1, slowed=at.slowed, loss=at.loss, first_loss=at.first_loss)
+
+    def advance(self, stage):
+        """A step of a stage, and from time to time a copy of the state to roll back to. Returns the loss."""
+        loss = self.take_step(stage)
+        while self.diverges(loss):
+            self.roll_back()
+            loss = self.take_step(stage)
+        self.at.taken += 1
+        if self.at.taken % self.config.check_every == 0:
+            self.good = self.state()
+        return loss
 
     def take_step(self, stage):
-        """Render, compare, pull back, update. Returns the loss."""
+        """Render, compare, pull back, update. Returns the loss.
+
+        Raises
+        ------
+        NumericalError
+            Loss or gradient is not finite; the cloud is as it was before, and in the journal.
+        """
+        held = self.gaussians
         loss = self.objective.loss_and_gradient()
-        if not np.isfinite(loss):
-            raise NumericalError(f"step {self.step + 1}: the loss is {loss}; are images or weights extreme?")
-        self.step += 1
-        c, held = self.config, self.gaussians
+        while not self._is_finite(loss):
+            self.refuse(loss)
+            loss = self.objective.loss_and_gradient()
+        self.at.step += 1
+        c, step, rate = self.config, self.at.step, self.at.slowed * stage.rate_at(self.at.taken)
         add_score(held.cloud, held.n_chunks)
         adam(
-            held.cloud, held.n_chunks, c.beta1, c.beta2, 1 / (1 - c.beta1**self.step), 1 / (1 - c.beta2**self.step),
-            *(stage.rate * rate for rate in (c.rate_position_px * self.pixel_size, c.rate_log_sigma,
-                                             c.rate_quaternion, c.rate_mass)),
+            held.cloud, held.n_chunks, c.beta1, c.beta2, 1 / (1 - c.beta1**step), 1 / (1 - c.beta2**step),
+            *(rate * own for own in (c.rate_position_px * self.pixel_size, c.rate_log_sigma,
+                                     c.rate_quaternion, c.rate_mass)),
             np.log(stage.floor_px * self.pixel_size), np.log(c.ceiling_px * self.pixel_size),
         )  # fmt: skip
         return loss
@@ -152,7 +145,7 @@ class Fit:
     def densify(self, stage):
         """Prune what does not matter and split where the residual pulls most, up to the stage's size."""
         cloud, n = self.gaussians.cloud, self.gaussians.n
-        if self.step == 0:
+        if self.at.step == 0:
             return
         scores, mass = read_scalars([cloud.score, cloud.mass], n)
         useful = np.abs(mass) >= self.config.mass_min * np.abs(mass).mean()
@@ -169,7 +162,71 @@ class Fit:
         split_marked(cloud, n, np.log(stage.floor_px * self.pixel_size))
         clear_scores(cloud, self.gaussians.n)
 
-    def log(self, loss, held_out):
+    def check(self, loss, tie):
+        """Score the held-out data and keep the cloud if it is the best so far. Returns the score."""
+        at, best, score = self.at, self.best, self.objective.held_out_score()
         self.history.append(
-            {"step": self.step, "loss": float(loss), "held_out": held_out, "gaussians": int(self.gaussians.n)}
+            {"step": at.step, "loss": float(loss), "held_out": score, "gaussians": int(self.gaussians.n)}
         )
+        at.since = 0 if score < at.stage_best + tie else at.since + 1
+        at.stage_best = min(score, at.stage_best)
+        # Within a stage a tie goes to the later step: fine detail weighs little in the score.
+        if score < (best.score + tie if at.improved else best.score):
+            best.cloud, at.improved, at.steps_to_best = self.gaussians.get_cloud(), True, at.taken
+            best.score = min(score, best.score)
+        return score
+
+    def report(self, step, total, loss, score=None):
+        """What follows every step: a checkpoint if one is due, and a word to who is waiting."""
+        self.journal.tick(self.part, self.at.step, self.state)
+        self.progress.update(step, total, loss, score, self.gaussians.n)
+
+    def diverges(self, loss):
+        """Whether the loss grows as it never should."""
+        at = self.at
+        if at.step <= FIRST_STEPS:
+            at.first_loss = max(at.first_loss, abs(loss))
+        at.rises = at.rises + 1 if loss > at.loss else 0
+        at.loss = loss
+        return loss > GROWTH * at.first_loss or at.rises >= RISES
+
+    def roll_back(self):
+        """Back to the last good state, with half the rates; the second time, the fit is given up."""
+        loss, step, again = self.at.loss, self.at.step, self.at.slowed < 1
+        self.set_state(self.good)
+        if again:
+            self.journal.save(self.part, self.at.step, self.state())
+            raise NumericalError(
+                f"{self.part}: diverged again at step {step} (loss {loss:.4g}), with half the rates; "
+                "are pixel size, weights or CTF wrong?"
+            )
+        self.at.slowed = 0.5
+        log.warning("%s: diverged at step %d (loss %.4g); back to step %d", self.part, step, loss, self.at.step)
+
+    def refuse(self, loss):
+        """Leave out the views whose loss or gradient is not finite; end the fit if that does not help."""
+        try:
+            self.objective.leave_out_bad(self._is_finite)
+        except NumericalError as error:
+            self.journal.save(self.part, self.at.step, self.state())
+            raise NumericalError(f"{self.part}, step {self.at.step + 1}: loss {loss}: {error}") from None
+
+    def _is_finite(self, loss):
+        return np.isfinite(loss) and np.isfinite(gradient_size(self.gaussians.cloud, self.gaussians.n_chunks))
+
+    def state(self):
+        """All that later steps depend on, for `set_state`."""
+        return {
+            "place": replace(self.at),
+            "best": replace(self.best, stages=list(self.best.stages)),
+            "history": list(self.history),
+            "cloud": self.gaussians.state(),
+            "objective": self.objective.state(),
+        }
+
+    def set_state(self, state):
+        self.at = replace(state["place"])
+        self.best = replace(state["best"], stages=list(state["best"].stages))
+        self.history = list(state["history"])
+        self.gaussians.set_state(state["cloud"])
+        self.objective.set_state(state["objective"])

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from taigs.batches import Batches, InBatches
 from taigs.device import float_type
 from taigs.kernels.fields import STRIPS
 from taigs.kernels.residual import collect, residual
@@ -15,7 +16,7 @@ GAIN_MEMORY = 0.5
 BLURS_PX = (0.0, 0.4, 0.7)  # tried on held-out views
 
 
-class ViewObjective:
+class ViewObjective(InBatches):
     """Mini-batches of views, drawn and compared with the images.
 
     loss = 1/2 sum_v w_v sum_pixels (gain_v model_v + offset_v - image_v)^2 / sum_v w_v
@@ -46,22 +47,24 @@ class ViewObjective:
         self.pixel_size = views.pixel_size
         self.held_out = np.asarray(held_out, int)
         self.batch = batch
-        self.rng = rng
         self.sparsity = 0.0 if signed else SPARSITY
-        self.fit_views(train)
+        self.fit_views(train, rng)
 
-    def fit_views(self, train):
-        """Fit these views from now on, with gains started anew."""
-        self.train = np.asarray(train, int)
-        self.queue = []
+    def fit_views(self, train, rng):
+        """Fit these views from now on, in an order of `rng`, with gains started anew."""
+        self.batches = Batches(train, self.views.names, rng)
         self.gains = np.ones(len(self.views))
 
-    def loss_and_gradient(self):
+    def state(self):
+        return {"gains": self.gains.copy(), "batches": super().state()}
+
+    def set_state(self, state):
+        self.gains = state["gains"].copy()
+        super().set_state(state["batches"])
+
+    def loss_and_gradient(self, picked=None):
         """Loss of the next mini-batch per pixel (noise alone: 1); the gradient is left on the device."""
-        n = min(self.batch, len(self.train))
-        if len(self.queue) < n:
-            self.queue += list(self.rng.permutation(self.train))
-        picked, self.queue = np.array(self.queue[:n]), self.queue[n:]
+        picked = self.batches.draw(self.batch) if picked is None else picked
         statistics = self.draw(picked)
         self._solve_gains(picked, statistics)
         gain, offset = self._scale(picked), self._offsets(picked, statistics) + self.sparsity

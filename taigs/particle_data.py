@@ -1,6 +1,7 @@
 """What the fit of particles needs of its images: half-sets, and for each its Fourier sums, direct map and seeds."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy import fft
@@ -40,7 +41,7 @@ class ParticleSet:
     seed: np.ndarray
 
 
-def gather(views, half_sets, operators, contrast, progress):
+def gather(views, half_sets, operators, contrast, progress, journal):
     """([ParticleSet of half 1, of half 2, of all], whether dense matter is dark), from one pass over the images.
 
     Nothing of a half enters the other's but the sign of the contrast; the padded grids are gone afterwards.
@@ -48,8 +49,10 @@ def gather(views, half_sets, operators, contrast, progress):
     picked = [np.flatnonzero(half_sets == half) for half in (1, 2)]
     sums = []
     for half in (0, 1):
-        progress.stage(f"reading half {half + 1}")
-        sums.append(accumulate(views, picked[half], operators, progress))
+        name = f"reading half {half + 1}"
+        progress.stage(name)
+        compute = partial(accumulate, views, picked[half], operators, progress, journal, name)
+        sums.append(journal.part(name, compute))
     progress.stage("direct Fourier maps")
     directs = [direct_map(s) for s in sums]
     dark = contrast == "dark" or (contrast == "auto" and sum(map(skewness, directs)) < 0)

@@ -4,10 +4,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from taigs.checkpoint import storable
 from taigs.cloud import GaussianCloud
 from taigs.device import DeviceCloud
-from taigs.fit import Fit, FitConfig, Stage
+from taigs.fit import Fit
 from taigs.particle_objective import ParticleObjective, particle_renderer
+from taigs.schedule import FitConfig, Stage
 from taigs.seeds import cloud_from_volume, random_cloud
 from taigs.views import Grid
 from taigs.volume_objective import VolumeObjective
@@ -28,6 +30,7 @@ SCHEDULES = {  # which objective is minimised in which stages
 }
 
 
+@storable
 @dataclass
 class HalfFit:
     """The cloud of a half with its best held-out score, the stages that led to it, and the log."""
@@ -41,8 +44,9 @@ class HalfFit:
 class ParticleFit:
     """Fits clouds to ParticleSets, by the objectives of a schedule one after the other; holds the device memory."""
 
-    def __init__(self, views, objective, init, sets, progress):
-        n, self.pixel_size, self.progress = views.image_shape[0], views.pixel_size, progress
+    def __init__(self, views, objective, init, sets, progress, journal=None):
+        n, self.pixel_size = views.image_shape[0], views.pixel_size
+        self.progress, self.journal = progress, journal
         self.plan, self.init = SCHEDULES[objective], init
         capacity = max(stages(COARSE_TO_FINE, one)[-1].n_gaussians for one in sets)
         self.grid = Grid((n, n, n), self.pixel_size, (n // 2,) * 3)
@@ -54,7 +58,7 @@ class ParticleFit:
             self.objectives["views"] = ParticleObjective(gaussians, views, self.volume_objective)
         self.bounds = np.full(3, n * self.pixel_size / 2)
 
-    def start(self, particles, rng):
+    def start(self, particles, rng, part):
         """The first cloud: drawn from the seed map, or from the volume that a coarse fit of random Gaussians makes."""
         n, sigma = stages(COARSE_TO_FINE, particles)[0].n_gaussians, SEED_SIGMA_PX * self.pixel_size
         seed = particles.seed
@@ -62,17 +66,17 @@ class ParticleFit:
             cloud = random_cloud(n, RANDOM_SPREAD * self.bounds[0], RANDOM_SIGMA_PX * self.pixel_size, rng)
             self.volume_objective.set_data(particles.data)
             cloud = replace(cloud, masses=cloud.masses * self.volume_objective.best_scale(cloud))
-            fit = Fit(self.volume_objective, CONFIG, self.bounds, self.progress)
+            fit = self._fit("volume", f"{part}, from random Gaussians")
             seed = self.volume(fit.repeat(cloud, [replace(FROM_RANDOM, n_gaussians=n)]))
         return cloud_from_volume(seed / self.pixel_size, self.grid, n, sigma, rng)
 
-    def run(self, particles, held_out, rng):
+    def run(self, particles, held_out, rng, part="fit"):
         """Fit until the score on the other half no longer improves. Returns a HalfFit."""
-        cloud = self.start(particles, rng)
+        cloud = self.start(particles, rng, part)
         self._load(particles, held_out, rng)
         found = HalfFit(cloud, np.inf, [], [])
         for name, plan in self.plan:
-            fit = Fit(self.objectives[name], CONFIG, self.bounds, self.progress)
+            fit = self._fit(name, part)
             best = fit.run(found.cloud, stages(plan, particles))
             found.history += fit.history
             if best.score < found.score:
@@ -80,12 +84,12 @@ class ParticleFit:
                 found.schedule.append((name, best.stages))
         return found
 
-    def repeat(self, schedule, particles, rng):
+    def repeat(self, schedule, particles, rng, part="refit"):
         """Fit all particles with a schedule of HalfFits. Returns the cloud."""
-        cloud = self.start(particles, rng)
+        cloud = self.start(particles, rng, part)
         self._load(particles, None, rng)
         for name, agreed in schedule:
-            fit = Fit(self.objectives[name], CONFIG, self.bounds, self.progress)
+            fit = self._fit(name, part)
             own = zip(agreed, stages(dict(self.plan)[name], particles), strict=False)
             cloud = fit.repeat(cloud, [replace(one, n_gaussians=mine.n_gaussians) for one, mine in own])
         return cloud
@@ -94,6 +98,9 @@ class ParticleFit:
         """(n, n, n) density of a cloud, image units per voxel."""
         self.volume_objective.gaussians.set_cloud(cloud)
         return self.volume_objective.volume()
+
+    def _fit(self, name, part):
+        return Fit(self.objectives[name], CONFIG, self.bounds, self.progress, self.journal, f"{part}, {name}")
 
     def _load(self, particles, held_out, rng):
         self.volume_objective.set_data(particles.data, held_out and held_out.data)

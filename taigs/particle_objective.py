@@ -4,6 +4,7 @@ import numpy as np
 from scipy import fft
 
 from taigs.accumulate import weigh
+from taigs.batches import Batches, InBatches
 from taigs.imaging.fourier import shell_indices
 from taigs.render import Renderer
 
@@ -16,7 +17,7 @@ def particle_renderer(capacity, n):
     return Renderer(capacity, int(np.clip(IMAGE_PIXELS // (n * n), 1, BATCH)), (n, n))
 
 
-class ParticleObjective:
+class ParticleObjective(InBatches):
     """As the volume objective, but with the likelihood of some images at a time.
 
     The likelihood of an image is a quadratic form in the projection P: sum_k (1/2 w CTF^2 |P|^2 - Re conj(w CTF F) P)
@@ -45,18 +46,16 @@ class ParticleObjective:
         table = np.full(self.n + 1, np.inf)
         table[: len(noise)] = noise
         self.per_noise = 1 / table[shell_indices(self.n)]
-        self.picked, self.rng, self.queue = picked, rng, []
+        self.batches = Batches(picked, self.views.names, rng)
 
-    def loss_and_gradient(self):
+    def loss_and_gradient(self, picked=None):
         """Loss of the next mini-batch, scaled to all views; the gradient is left on the device."""
-        n_views = min(self.batch, len(self.picked))
-        if len(self.queue) < n_views:
-            self.queue += list(self.rng.permutation(self.picked))
-        picked, self.queue = np.array(self.queue[:n_views]), self.queue[n_views:]
+        picked = self.batches.draw(self.batch) if picked is None else picked
+        n_views = len(picked)
         part, renderer = self.views.subset(picked), self.gaussians
         slices = weigh(part, fft.rfft2(fft.ifftshift(part.images, axes=(1, 2)), workers=-1))
         slices[:, :, 0] *= 2  # both mates of column 0 are stored, each with half of the weight
-        slices *= self.per_noise[..., None] * (len(self.picked) / n_views)
+        slices *= self.per_noise[..., None] * (len(self.batches.picked) / n_views)
         centre = np.full((n_views, 2), self.n // 2)
         renderer.set_views(part.projections / self.pixel_size, centre, part.image_shape)
         renderer.forward()

@@ -20,6 +20,7 @@ from taigs import __version__
 from taigs.errors import RefusedError, ResourceError
 from taigs.figures import curves_figure, fsc_figure, power_spectrum_figure, residual_figure, slices_figure
 from taigs.io.mrc import atomic_file
+from taigs.journal import Journal, identify
 
 __all__ = [
     "Figure",
@@ -46,18 +47,23 @@ class RunDirectory:
         Created if it is not there.
     overwrite : bool
         Write into a folder that holds files; those of the same names are replaced, others stay.
+    resume : bool
+        Go on with the run that was stopped in this folder.
+    inputs : dict of str to (list of) path
+        Input files by name. None may lie in a folder that is overwritten.
 
     Raises
     ------
     RefusedError
-        The folder holds files and `overwrite` is False, or `path` is a file.
+        The folder holds files and `overwrite` is False, or it holds an input, or `path` is a file.
     ResourceError
         The folder cannot be created or written to.
     """
 
-    def __init__(self, path, overwrite=False):
-        self.path = Path(path)
-        self._handler = self._columns = None
+    def __init__(self, path, overwrite=False, resume=False, inputs=None):
+        self.path, self.resume, self.inputs = Path(path), resume, inputs or {}
+        self.journal = Journal()
+        self._handlers, self._columns = [], None
         if self.path.exists() and not self.path.is_dir():
             raise RefusedError(f"{path}: is a file; expected a folder; try another name")
         try:
@@ -66,8 +72,11 @@ class RunDirectory:
             occupied = any(self.path.iterdir())
         except OSError as error:
             raise ResourceError(f"{path}: cannot be created ({error.strerror}); try another folder") from error
-        if occupied and not overwrite:
+        if occupied and not (overwrite or resume):
             raise RefusedError(f"{path}: holds files already; expected a new or empty folder; try --overwrite")
+        for file in filter(None, self.inputs.values()):
+            if Path(file).absolute().parent.resolve() == self.path.resolve():
+                raise RefusedError(f"{path}: holds the input {file}; expected another folder")
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise ResourceError(f"{path}: no permission to write; try another folder")
 
@@ -78,15 +87,22 @@ class RunDirectory:
         return self
 
     def __exit__(self, kind, error, trace):
-        if error is not None and self._handler is not None:
+        if error is not None and self._handlers:
             log.error("%s: %s", kind.__name__, error)
+        if error is None and self.journal.folder is not None:
+            self.write_text("DONE", "")
         self.close()
         if error is not None and self._created:
             with contextlib.suppress(OSError):  # a folder that holds something stays
                 self.path.rmdir()
 
-    def begin(self, command, config, runtime=None):
-        """Record what is about to run, and start ``run.log`` and ``metrics.csv`` anew.
+    @property
+    def is_done(self):
+        """Whether there is nothing to resume, because the run came to its end."""
+        return self.resume and (self / "DONE").exists()
+
+    def begin(self, command, config, runtime=None, checkpoint_minutes=None):
+        """Record what is about to run, and start ``run.log`` and ``metrics.csv`` anew, or go on with the log.
 
         Parameters
         ----------
@@ -96,14 +112,31 @@ class RunDirectory:
             Every setting, defaults included.
         runtime : taigs.runtime.Runtime, optional
             What Taichi started with.
+        checkpoint_minutes : float, optional
+            Keep checkpoints, this often, by `journal`; to be entered where the work begins.
+
+        Raises
+        ------
+        InputError, RefusedError
+            There is nothing to resume; or the run had other settings or data, or is at work.
         """
+        if checkpoint_minutes is not None:
+            identity = identify(config, self.inputs, runtime)
+            self.journal = Journal(self / "checkpoints", identity, checkpoint_minutes, self.resume)
+        if not self.resume:
+            for name in ("metrics.csv", "DONE"):
+                (self / name).unlink(missing_ok=True)
         self.write_text("command.txt", shlex.join(map(str, command)) + "\n")
         self.write_json("config.json", asdict(config) if is_dataclass(config) else config)
         self.write_json("environment.json", environment(runtime))
-        (self / "metrics.csv").unlink(missing_ok=True)
-        self._handler = logging.FileHandler(self / "run.log", mode="w", encoding="utf-8")
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(self._handler)
+        file = logging.FileHandler(self / "run.log", mode="a" if self.resume else "w", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        warnings = logging.StreamHandler()
+        warnings.setFormatter(logging.Formatter("warning: %(message)s"))
+        warnings.addFilter(lambda record: record.levelno == logging.WARNING)  # errors end the run, and say so
+        self._handlers = [file, warnings]
+        for handler in self._handlers:
+            log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.info("%s", shlex.join(map(str, command)))
 
@@ -128,10 +161,10 @@ class RunDirectory:
 
     def close(self):
         """End the log."""
-        if self._handler is not None:
-            log.removeHandler(self._handler)
-            self._handler.close()
-            self._handler = None
+        for handler in self._handlers:
+            log.removeHandler(handler)
+            handler.close()
+        self._handlers = []
 
 
 @dataclass(frozen=True)

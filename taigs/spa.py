@@ -2,11 +2,13 @@
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from taigs.cloud import GaussianCloud
 from taigs.errors import InputError
+from taigs.journal import Journal
 from taigs.particle_data import NegatedImages, deal_half_sets, gather
 from taigs.particle_fit import SCHEDULES, ParticleFit, agree, describe
 from taigs.progress import NoProgress
@@ -59,7 +61,14 @@ class ParticleResult:
 
 
 def reconstruct_particles(
-    views: Views, symmetry="C1", objective="volume", init="map", contrast="auto", seed=0, progress=None
+    views: Views,
+    symmetry="C1",
+    objective="volume",
+    init="map",
+    contrast="auto",
+    seed=0,
+    progress=None,
+    journal=None,
 ):
     """Reconstruct particles with known poses as a cloud of Gaussians.
 
@@ -81,6 +90,8 @@ def reconstruct_particles(
     seed : int
         Same seed, views and version: same bits on the CPU, whatever the number of threads.
     progress : Progress, optional
+    journal : Journal, optional
+        Keeps what was computed, and hands it out again.
 
     Returns
     -------
@@ -92,25 +103,28 @@ def reconstruct_particles(
         Images that are not square or not centred at n // 2, or fewer than two views in a half-set.
     """
     _check(views, objective, init, contrast)
-    progress = progress or NoProgress()
+    journal = journal or Journal()
+    progress = journal.watch(progress or NoProgress())
     # Random numbers of its own for each fit: no half depends on the other.
     *rngs, dealer = (np.random.default_rng([seed, i]) for i in range(4))
     clock = Clock()
     half_sets, own = deal_half_sets(views, dealer)
-    sets, dark = gather(views, half_sets, symmetry_matrices(symmetry), contrast, progress)
+    sets, dark = gather(views, half_sets, symmetry_matrices(symmetry), contrast, progress, journal)
     if dark:
         views = replace(views, images=NegatedImages(views.images))
     clock.lap("reading, gridding and direct Fourier maps")
 
-    fitter = ParticleFit(views, objective, init, sets, progress)
+    fitter = ParticleFit(views, objective, init, sets, progress, journal)
     fits = []
     for half in (0, 1):
-        progress.stage(f"fitting half {half + 1}")
-        fits.append(fitter.run(sets[half], sets[1 - half], rngs[half]))
+        name = f"fitting half {half + 1}"
+        progress.stage(name)
+        fits.append(journal.part(name, partial(fitter.run, sets[half], sets[1 - half], rngs[half], name)))
     clock.lap("fits of the halves")
-    progress.stage("fitting all particles")
+    name = "fitting all particles"
+    progress.stage(name)
     schedule = agree(fits[0].schedule, fits[1].schedule)
-    cloud = fitter.repeat(schedule, sets[2], rngs[2])
+    cloud = journal.part(name, partial(fitter.repeat, schedule, sets[2], rngs[2], name))
     clock.lap("fit of all particles")
 
     half_maps = [fitter.volume(fit.cloud) for fit in fits]

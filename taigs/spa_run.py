@@ -106,7 +106,7 @@ def run_spa(
     -------
     Verdict
     """
-    result = reconstruct_particles(views, symmetry, objective, init, contrast, seed, progress)
+    result = reconstruct_particles(views, symmetry, objective, init, contrast, seed, progress, directory.journal)
     pixel_size = views.pixel_size
     for name, volume in result.volumes.items():
         label = DIRECT_LABEL if name.startswith("direct") else LABEL

@@ -8,10 +8,12 @@ import numpy as np
 from taigs.baseline import align_images, weighted_back_projection
 from taigs.cloud import GaussianCloud
 from taigs.errors import InputError
-from taigs.fit import Fit, FitConfig, Stage
+from taigs.fit import Fit
+from taigs.journal import Journal
 from taigs.objectives import ViewObjective
 from taigs.progress import NoProgress
 from taigs.render import Renderer, voxelize
+from taigs.schedule import FitConfig, Stage
 from taigs.tilt_seeds import WIDEST, make_seed, project_volume
 from taigs.views import Grid, Views
 
@@ -66,7 +68,7 @@ class TiltResult:
         }
 
 
-def reconstruct_tilt_series(views: Views, thickness=None, signed=False, seed=0, progress=None):
+def reconstruct_tilt_series(views: Views, thickness=None, signed=False, seed=0, progress=None, journal=None):
     """Reconstruct a tomogram as a cloud of Gaussians.
 
     A few views are held out: they decide how long the seeds are iterated, when the fit stops and how
@@ -83,6 +85,8 @@ def reconstruct_tilt_series(views: Views, thickness=None, signed=False, seed=0, 
     seed : int
         Same seed, views and version: same bits on the CPU, whatever the number of threads.
     progress : Progress, optional
+    journal : Journal, optional
+        Keeps what was computed, and hands it out again.
 
     Returns
     -------
@@ -98,11 +102,12 @@ def reconstruct_tilt_series(views: Views, thickness=None, signed=False, seed=0, 
         raise InputError("views without tilt angles; expected a tilt series")
     if len(views) < 3:
         raise InputError(f"{len(views)} views; expected at least 3")
-    progress = progress or NoProgress()
+    journal = journal or Journal()
+    progress = journal.watch(progress or NoProgress())
     height, width = views.image_shape
     thickness = max(1, min(height, width) // 2) if thickness is None else thickness
     grid = Grid((thickness, height, width), views.pixel_size)
-    rng = np.random.default_rng(seed)
+    rng, again = (np.random.default_rng([seed, i]) for i in range(2))  # for either fit
     n = int(np.clip(np.prod(grid.shape, dtype=float) / VOXELS_PER_GAUSSIAN, *GAUSSIANS))
     stages = [Stage(floor, int(n * GROWTH**i), STEPS) for i, floor in enumerate(FLOORS_PX)]
     sigma = FLOORS_PX[0] * views.pixel_size
@@ -112,13 +117,16 @@ def reconstruct_tilt_series(views: Views, thickness=None, signed=False, seed=0, 
     renderer = Renderer(stages[-1].n_gaussians, config.batch, views.image_shape, signed)
     objective = ViewObjective(renderer, views, train, held_out, config.batch, rng, signed)
     bounds = np.array([WIDEST * width, BOUNDS * height, BOUNDS * thickness]) / 2 * views.pixel_size
-    fit = Fit(objective, config, bounds, progress)
+    fit = Fit(objective, config, bounds, progress, journal, "fit")
+
+    def fitted():
+        progress.stage("fitting")
+        return fit.run(start.cloud(n, sigma, rng, signed), stages), fit.history
 
     progress.stage("back-projecting")
     images = align_images(views)
-    start = make_seed(views, grid, images, held_out, signed=signed)
-    progress.stage("fitting")
-    best = fit.run(start.cloud(n, sigma, rng, signed), stages)
+    start = journal.part("seeds", lambda: make_seed(views, grid, images, held_out, signed=signed, progress=progress))
+    best, history = journal.part("fit", fitted)
     blur_px = best_blur(objective, best.cloud)
     model = predict(objective, blurred(best.cloud, blur_px * views.pixel_size), held_out)
     back_projected = weighted_back_projection(views.subset(train), grid, images[train])
@@ -128,11 +136,18 @@ def reconstruct_tilt_series(views: Views, thickness=None, signed=False, seed=0, 
         "WBP": (project_volume(views, grid, back_projected)[held_out], images[held_out]),
     }
 
+    def refitted():
+        progress.stage("refitting on all views")
+        objective.fit_views(np.arange(len(views)), again)
+        fit.part = "refit"
+        return fit.repeat(start.cloud(n, sigma, again, signed), best.stages)
+
     progress.stage("back-projecting all views")
-    start = make_seed(views, grid, images, iterations=start.iterations, signed=signed)
-    progress.stage("refitting on all views")
-    objective.fit_views(np.arange(len(views)))
-    cloud = blurred(fit.repeat(start.cloud(n, sigma, rng, signed), best.stages), blur_px * views.pixel_size)
+    start = journal.part(
+        "seeds of all views",
+        lambda: make_seed(views, grid, images, iterations=start.iterations, signed=signed, progress=progress),
+    )
+    cloud = blurred(journal.part("refit", refitted), blur_px * views.pixel_size)
     volume = voxelize(cloud, grid)
     settings = {
         "thickness (px)": thickness,
@@ -143,7 +158,7 @@ def reconstruct_tilt_series(views: Views, thickness=None, signed=False, seed=0, 
         "held-out score (noise alone: about 1)": round(float(best.score), 4),
     }
     seconds = time.perf_counter() - started
-    return TiltResult(cloud, volume, grid, fit.history, held_out, predictions, seconds, settings)
+    return TiltResult(cloud, volume, grid, history, held_out, predictions, seconds, settings)
 
 
 def held_out_views(tilt_angles):

@@ -46,7 +46,7 @@ def run_tilt(views, directory, *, thickness, signed, wbp, sirt_iterations, seed,
     str
         Who predicts the held-out views best, in a sentence.
     """
-    result = reconstruct_tilt_series(views, thickness, signed, seed, progress)
+    result = reconstruct_tilt_series(views, thickness, signed, seed, progress, directory.journal)
     grid = result.grid
     write_volume(directory / "tomogram.mrc", result.volume, grid.voxel_size, overwrite=True, label=LABEL)
     write_cloud(directory / "model.npz", result.cloud, views.pixel_size, grid.shape, overwrite=True)

@@ -6,8 +6,10 @@ import numpy as np
 from scipy import ndimage
 
 from taigs.baseline import TiltGeometry, sirt_steps
+from taigs.checkpoint import storable
 from taigs.cloud import GaussianCloud
 from taigs.geometry import imod_views_geometry
+from taigs.progress import NoProgress
 from taigs.seeds import cloud_from_volume
 from taigs.views import Grid, Views
 
@@ -17,6 +19,7 @@ WIDEST = 2.0  # images: how far the surroundings reach
 GAIN = 1e-4  # relative fall of the held-out score that is worth another iteration
 
 
+@storable
 @dataclass(frozen=True)
 class Seed:
     """SIRT of some of the views: `volume` on `grid`, `outside` on the wider and coarser `wide` (zero on `grid`)."""
@@ -38,7 +41,7 @@ class Seed:
         return GaussianCloud.merge(clouds)
 
 
-def make_seed(views: Views, grid: Grid, images, unused=(), iterations=None, signed=False):
+def make_seed(views: Views, grid: Grid, images, unused=(), iterations=None, signed=False, progress=None):
     """SIRT (with positivity unless signed) of the views that are not in `unused`.
 
     Tilted views also see matter beside the volume. A coarse SIRT in a wider volume finds it; its
@@ -52,11 +55,13 @@ def make_seed(views: Views, grid: Grid, images, unused=(), iterations=None, sign
         Held-out views. Without `iterations` their score decides when to stop.
     iterations : int, optional
         At full size.
+    progress : Progress, optional
 
     Returns
     -------
     Seed
     """
+    progress = progress or NoProgress()
     coarse = aligned_views(views, images).binned(2)
     nz, _, nx = grid.shape
     h, w = coarse.image_shape
@@ -65,14 +70,16 @@ def make_seed(views: Views, grid: Grid, images, unused=(), iterations=None, sign
     side = int(np.ceil((reach - 1) * nx / 4))
     wide = Grid((max(1, round(nz / 2)), h, w + 2 * side), coarse.pixel_size)
     steps = sirt_steps(coarse, wide, not signed, unused=unused)
-    for _ in range(COARSE_STEPS):
+    for i in range(COARSE_STEPS):
         outside, _ = next(steps)
+        progress.update(i + 1, COARSE_STEPS + (iterations or SIRT_STEPS[1]))
     start = enlarged(outside[:, :, side : side + w], grid.shape, (0, 1, 2))
     outside[:, :, side : side + w] = 0
     shadow = TiltGeometry(views.tilt_angles, (h, w), wide.shape).project(outside) * np.float32(wide.voxel_size)
     remaining = images - enlarged(shadow, images.shape, (1, 2))
     best, kept = np.inf, start
     for i, (volume, score) in enumerate(sirt_steps(views, grid, not signed, remaining, unused, start)):
+        progress.update(COARSE_STEPS + i, COARSE_STEPS + (iterations or SIRT_STEPS[1]))
         # The score is that of the volume before the step, so the one to keep is the one before.
         if i == (iterations or SIRT_STEPS[1]) or (not iterations and i > SIRT_STEPS[0] and score > best * (1 - GAIN)):
             return Seed(kept, grid, outside, wide, i)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from taigs.checkpoint import storable
 from taigs.errors import InputError
 from taigs.imaging.ctf import Ctf
 
@@ -112,6 +113,7 @@ class Views:
         )
 
 
+@storable
 @dataclass(frozen=True)
 class Grid:
     """Where the voxels of a volume are.

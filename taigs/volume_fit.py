@@ -8,13 +8,17 @@ import numpy as np
 from scipy import fft
 
 from taigs import runtime
+from taigs.batches import InOneSum
+from taigs.checkpoint import storable
 from taigs.cloud import GaussianCloud
 from taigs.device import DeviceCloud, float_type
 from taigs.errors import InputError
-from taigs.fit import Fit, FitConfig, Stage
+from taigs.fit import Fit
+from taigs.journal import Journal
 from taigs.metrics import first_crossing, ncc, transform_fsc
 from taigs.progress import NoProgress
 from taigs.render import Voxelizer
+from taigs.schedule import FitConfig, Stage
 from taigs.seeds import cloud_from_volume
 from taigs.views import Grid
 
@@ -35,6 +39,7 @@ GAIN = 0.05  # of what is missing in the CC: what twice the Gaussians must bring
 FINER = 0.01  # or by how much finer they must reach
 
 
+@storable
 @dataclass(frozen=True)
 class Fidelity:
     """One row of the table of size against fidelity."""
@@ -69,7 +74,7 @@ class VolumeFit:
     curve: np.ndarray  # its FSC with the volume, per shell
 
 
-class TargetObjective:
+class TargetObjective(InOneSum):
     """loss = 1/2 sum over voxels (density of the DeviceCloud - target)^2; target (nz, ny, nx) on the grid."""
 
     def __init__(self, gaussians: DeviceCloud, target, grid):
@@ -102,7 +107,7 @@ class TargetObjective:
 
 def fit_volume(
     volume, pixel_size, *, target_cc=None, target_fsc_resolution=None, gaussians=None, megabytes=None,
-    contour=None, signed=False, seed=0, bytes_per_voxel=4, progress=None,
+    contour=None, signed=False, seed=0, bytes_per_voxel=4, progress=None, journal=None,
 ):  # fmt: skip
     """Fit a cloud of Gaussians to a volume, larger and larger until it is good enough.
 
@@ -131,6 +136,8 @@ def fit_volume(
     bytes_per_voxel : int
         Of the file the volume came from, for the default budget and the ratio.
     progress : Progress, optional
+    journal : Journal, optional
+        Keeps what was computed, and hands it out again.
 
     Returns
     -------
@@ -158,14 +165,25 @@ def fit_volume(
     runtime.current()
     held = DeviceCloud(budget, signed)
     objective = TargetObjective(held, density, grid)
-    fit = Fit(objective, CONFIG, -grid.lower + grid.voxel_size / 2, progress or NoProgress())
+    journal, bounds = journal or Journal(), -grid.lower + grid.voxel_size / 2
+    fit = Fit(objective, CONFIG, bounds, progress or NoProgress(), journal)
     sigma = np.clip(SEED_SIGMA * (extent / sizes[0]) ** (1 / 3), SEED_SIGMA_PX, CONFIG.ceiling_px) * grid.voxel_size
     fit.begin(cloud_from_volume(density, grid, sizes[0], sigma, np.random.default_rng(seed), signed))
     rows = []
     for size in sizes:
-        fit.progress.stage(f"{size:,} Gaussians" + (f" (CC so far {rows[-1].cc:.4f})" if rows else ""))
-        _fit_level(fit, size, LAST_STEPS if size == budget else STEPS)
-        rows.append(objective.fidelity(n_voxel_bytes, started)[0])
+        fit.part = f"{size:,} Gaussians"
+        fit.progress.stage(fit.part + (f" (CC so far {rows[-1].cc:.4f})" if rows else ""))
+        stage = Stage(FLOOR_PX, size, LAST_STEPS if size == budget else STEPS, last_rate=LAST_RATE)
+
+        def level(stage=stage):
+            fit.resume()
+            fit.complete(stage)
+            fit.leave()
+            return fit.state(), objective.fidelity(n_voxel_bytes, started)[0]
+
+        state, row = journal.part(fit.part, level)
+        fit.set_state(state)
+        rows.append(row)
         if has_target and rows[-1].meets(target_cc, target_fsc_resolution):
             reason = "the target is met"
             break
@@ -232,13 +250,3 @@ def _budget(gaussians, megabytes, n_voxel_bytes, extent):
     if budget < 1:
         raise InputError(f"{megabytes:g} MB hold no Gaussian; expected at least 0.003")
     return int(min(budget, gaussians or math.inf))
-
-
-def _fit_level(fit, size, steps):
-    """Densify to a size, then fit with rates that fall along a cosine."""
-    stage = Stage(FLOOR_PX, size, steps)
-    fit.densify(stage)
-    for step in range(steps):
-        rate = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2
-        loss = fit.take_step(replace(stage, rate=rate))
-        fit.progress.update(step + 1, steps, 2 * loss / fit.objective.target.size, None, fit.gaussians.n)

@@ -85,7 +85,7 @@ def remarks(volume, contour, signed):
     return notes
 
 
-def run_fit(path, output, *, pixel_size, settings, report, overwrite, say, progress):
+def run_fit(path, output, *, pixel_size, settings, report, overwrite, say, progress, journal):
     """Fit a map file and write model.npz, and a report of the same name if wanted.
 
     Parameters
@@ -96,6 +96,8 @@ def run_fit(path, output, *, pixel_size, settings, report, overwrite, say, progr
     say : function of a str
         Told what was decided while reading.
     progress : Progress
+    journal : Journal
+        Removed by the caller once the model is written.
 
     Returns
     -------
@@ -106,7 +108,14 @@ def run_fit(path, output, *, pixel_size, settings, report, overwrite, say, progr
     for note in notes:
         say(f"note: {note}")
     try:
-        result = fit_volume(volume, voxel_size, **settings, bytes_per_voxel=header.dtype.itemsize, progress=progress)
+        result = fit_volume(
+            volume,
+            voxel_size,
+            **settings,
+            bytes_per_voxel=header.dtype.itemsize,
+            progress=journal.watch(progress),
+            journal=journal,
+        )
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     write_cloud(output, result.cloud, voxel_size, volume.shape, overwrite, origin=origin)

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import fft
 
 from taigs.accumulate import in_circle
+from taigs.batches import InOneSum
 from taigs.device import DeviceCloud, float_type
 from taigs.direct import inside_sphere, unpad
 from taigs.imaging.fourier import shell_indices
@@ -64,7 +65,7 @@ class VolumeData:
         self.noise[0] = self.noise[1]  # the mean of an image says nothing
 
 
-class VolumeObjective:
+class VolumeObjective(InOneSum):
     """loss = 1/2 sum_k (W |V|^2 - 2 Re conj(B) V) / noise, V the transform of the cloud's volume.
 
     A step costs one voxelisation, two FFTs and one gather, whatever the number of images. The held-out score

@@ -175,3 +175,27 @@ def rng(request):
     seed = int(os.environ.get("TAIGS_SEED") or zlib.crc32(request.node.nodeid.split("/")[-1].encode()))
     print(f"seed {seed} (TAIGS_SEED={seed} repeats it)")
     return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    return tmp_path / "run" / "checkpoints"
+
+
+@pytest.fixture
+def open_journal(checkpoints):
+    """A function that opens the journal; it is closed, as by the end of its process, before the next is opened."""
+    checkpoints.parent.mkdir()
+    from taigs.journal import Journal
+
+    held = []
+
+    def make(resume=False, minutes=60.0, identity=None, kind=Journal):
+        for journal in held:
+            journal._lock.release()
+        held[:] = [kind(checkpoints, identity or {}, minutes, resume)]
+        return held[0]
+
+    yield make
+    for journal in held:
+        journal._lock.release()

@@ -17,6 +17,7 @@ from taigs.geometry import euler_to_matrix
 from taigs.imaging.ctf import Ctf
 from taigs.io.mrc import read_volume
 from taigs.io.particles import read_particles
+from taigs.journal import Journal
 from taigs.metrics import fsc
 from taigs.progress import NoProgress
 from taigs.shells import shells
@@ -26,7 +27,7 @@ RECONSTRUCTION = Path(__file__).parent / "data" / "relion_reconstruction.npz"  #
 
 
 def reconstruct(views):
-    return direct_map(accumulate(views, np.arange(len(views)), ONE, NoProgress()))
+    return direct_map(accumulate(views, np.arange(len(views)), ONE, NoProgress(), Journal(), "sums"))
 
 
 def hand(n):
@@ -146,7 +147,7 @@ def test_gridding_and_unpadding_a_wave_give_a_wave_of_even_height(cpu64, n):
     )
     y, x = np.indices((n, n)) - n // 2
     views = replace(views, images=np.cos(2 * np.pi / n * (2 * x + 3 * y))[None])
-    grid = accumulate(views, np.arange(1), ONE, NoProgress()).grid
+    grid = accumulate(views, np.arange(1), ONE, NoProgress(), Journal(), "sums").grid
     volume = unpad(grid[..., 0] + 1j * grid[..., 1], n) * (2 * n) ** 3 / n**2
     z, y, x = np.indices((n,) * 3) - n // 2
     kx, ky, kz = np.array([2, 3]) @ views.projections[0]

@@ -12,11 +12,12 @@ from taigs import runtime
 from taigs.cloud import GaussianCloud
 from taigs.device import raw_parameters, read_scalars
 from taigs.errors import InputError, NumericalError
-from taigs.fit import Fit, FitConfig, Stage
+from taigs.fit import Fit
 from taigs.geometry import tilt_rotation
 from taigs.kernels import transfer
 from taigs.objectives import GAIN_RANGE, ViewObjective
 from taigs.progress import NoProgress
+from taigs.schedule import FitConfig, Stage
 from taigs.seeds import cloud_from_volume
 from taigs.tilt import blurred
 from taigs.views import Grid, Views
@@ -340,7 +341,7 @@ def test_a_refit_takes_the_steps_it_is_told_and_ignores_the_held_out_view(cpu32,
     for views in (None, changed):
         fit, seeds = start(views)
         clouds.append(fit.repeat(seeds, [replace(s, steps=6) for s in STAGES]))
-        assert fit.step == 12
+        assert fit.at.step == 12
     assert len(clouds[0]) > len(seeds)
     assert_same_bits(*clouds)
 
@@ -382,11 +383,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_model_is_touched(cpu32, star
         fit.take_step(STAGES[0])
     before = state(fit)
     fit.objective.views = with_images(fit.objective.views, lambda images: images[:, 5, 7].fill(poison))
-    with np.errstate(invalid="ignore"), pytest.raises(NumericalError, match=r"step 4: the loss is (nan|inf)"):
+    with np.errstate(invalid="ignore"), pytest.raises(NumericalError, match=r"fit, step 4: loss (nan|inf): view \d"):
         fit.take_step(STAGES[0])
     for a, b in zip(state(fit), before, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert fit.step == 3 and np.isfinite(fit.objective.gains).all()
+    assert fit.at.step == 3 and np.isfinite(fit.objective.gains).all()
 
 
 def test_sigmas_stay_between_the_stages_floor_and_the_ceiling(cpu32, start):

@@ -13,6 +13,7 @@ from taigs import accumulate as module
 from taigs import runtime
 from taigs.accumulate import accumulate, weigh
 from taigs.imaging.ctf import Ctf
+from taigs.journal import Journal
 from taigs.progress import NoProgress, Progress
 from taigs.symmetry import symmetry_matrices
 from taigs.views import Views
@@ -64,7 +65,9 @@ def random_views(rng, n, n_views, **given):
 
 
 def sums_of(views, picked=None, operators=ONE):
-    return accumulate(views, np.arange(len(views)) if picked is None else picked, operators, NoProgress())
+    return accumulate(
+        views, np.arange(len(views)) if picked is None else picked, operators, NoProgress(), Journal(), "sums"
+    )
 
 
 def reference_slices(views):
@@ -267,7 +270,7 @@ class Counted(Progress):
 def test_images_are_read_a_chunk_at_a_time(cpu64, rng, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_PIXELS", 3 * 12 * 12 + 5)
     views, progress = random_views(rng, 12, 8), Counted()
-    accumulate(views, np.arange(8), ONE, progress)
+    accumulate(views, np.arange(8), ONE, progress, Journal(), "sums")
     assert progress.seen == [(3, 8), (6, 8), (8, 8)]
     monkeypatch.setattr(module, "CHUNK_PIXELS", 1)
     np.testing.assert_allclose(sums_of(views).grid, sums_of(views.subset([*range(8)])).grid, atol=1e-12)

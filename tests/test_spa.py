@@ -10,13 +10,14 @@ from scipy.spatial.transform import Rotation
 
 from taigs import particle_fit, runtime
 from taigs.errors import InputError
-from taigs.fit import FitResult, Stage
 from taigs.imaging.ctf import Ctf
+from taigs.journal import Journal
 from taigs.metrics import fsc, mean_fsc
 from taigs.particle_data import NegatedImages, deal_half_sets, gather, low_passed, skewness
 from taigs.particle_fit import COARSE_TO_FINE, CONFIG, FEWEST_GAUSSIANS, ParticleFit, agree, describe, stages
 from taigs.phantom import Scene, phantom_particles, phantom_volume
 from taigs.progress import NoProgress
+from taigs.schedule import FitResult, Stage
 from taigs.shells import shells
 from taigs.spa import reconstruct_particles
 from taigs.symmetry import symmetry_matrices
@@ -123,7 +124,7 @@ def assert_same_sets(a, b):
 
 
 def gathered(views=None, contrast="auto", operators=ONE):
-    return gather(views or simulated(), halves(), operators, contrast, NoProgress())
+    return gather(views or simulated(), halves(), operators, contrast, NoProgress(), Journal())
 
 
 # --- half-sets --------------------------------------------------------------------------------------------
@@ -350,7 +351,7 @@ def test_what_was_done_is_told(run):
 
 def test_halves_are_judged_by_the_images_of_the_other(run):
     result = run()
-    sets, _ = gather(simulated(), result.half_sets, ONE, "auto", NoProgress())
+    sets, _ = gather(simulated(), result.half_sets, ONE, "auto", NoProgress(), Journal())
     for name, maps in (("taigs", ("half1", "half2")), ("direct Fourier", ("direct_half1", "direct_half2"))):
         curves = [ring_correlation(sets[1 - half].data, result.volumes[maps[half]]) for half in (0, 1)]
         np.testing.assert_allclose(result.agreement[name], np.mean(curves, axis=0), rtol=1e-5, atol=1e-7)

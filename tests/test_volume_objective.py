@@ -12,6 +12,7 @@ from test_gridding import ONE, random_ctf, random_views
 from taigs import runtime
 from taigs.accumulate import accumulate
 from taigs.device import raw_parameters, read_scalars
+from taigs.journal import Journal
 from taigs.kernels import transfer
 from taigs.particle_objective import BATCH, IMAGE_PIXELS, ParticleObjective, particle_renderer
 from taigs.progress import NoProgress
@@ -61,7 +62,7 @@ def premultiplied(views):
 
 
 def data_of(views, noise=None):
-    data = VolumeData.from_sums(accumulate(views, np.arange(len(views)), ONE, NoProgress()))
+    data = VolumeData.from_sums(accumulate(views, np.arange(len(views)), ONE, NoProgress(), Journal(), "sums"))
     return data if noise is None else replace(data, noise=noise)
 
 

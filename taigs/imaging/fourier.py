@@ -64,6 +64,11 @@ class CroppedImages:
         fourier_crop(np.empty((0, *images.shape[1:])), n)  # for its checks
         self.images, self.shape = images, (len(images), n, n)
 
+    @property
+    def paths(self):
+        """Of the stack files behind the images."""
+        return self.images.paths
+
     def __len__(self):
         return self.shape[0]
 

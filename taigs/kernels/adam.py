@@ -33,3 +33,19 @@ def adam(
                     if ti.static(3 <= j < 6):
                         new = ti.min(ti.max(new, log_sigma_min), log_sigma_max)
                     cloud.raw[j][g] = new
+
+
+@ti.kernel
+def gradient_size(cloud: ti.template(), n_chunks: int) -> float:
+    """Sum of |dL/draw|: not finite if any part of the gradient is not, whatever the order of the sum."""
+    # inputs:  cloud.v_raw (11, capacity)
+    total = 0.0
+    for k in range(LAYOUT.stride * n_chunks):
+        if k % LAYOUT.stride == 0:
+            first = k // LAYOUT.stride * LAYOUT.chunk
+            size = 0.0
+            for j in ti.static(range(11)):
+                for g in range(first, first + LAYOUT.chunk):
+                    size += ti.abs(cloud.v_raw[j][g])
+            total += size
+    return total
