@@ -17,7 +17,8 @@ from pathlib import Path
 
 from taigs import __version__
 from taigs.checkpoint import read_checkpoint, write_checkpoint
-from taigs.errors import InputError, RefusedError, ResourceError, StoppedError
+from taigs.errors import InputError, RefusedError, ResourceError, StoppedError, TaigsError
+from taigs.io.mrc import existing_file, reading
 from taigs.lock import Lock
 
 log = logging.getLogger("taigs")
@@ -167,7 +168,8 @@ class Journal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self.folder is not None:
-            if error is None:
+            refused = isinstance(error, TaigsError) and not isinstance(error, StoppedError)
+            if error is None or (refused and len(list(self.folder.iterdir())) == 1):  # nothing was kept so far
                 shutil.rmtree(self.folder, ignore_errors=True)
             self._lock.release()
 
@@ -252,7 +254,7 @@ def fingerprint(paths):
     paths = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
     digest, size = hashlib.sha256(), 0
     for path in paths:
-        with open(path, "rb") as file:
+        with reading(existing_file(path)), open(path, "rb") as file:
             digest.update(path.name.encode() + b"\0" + file.read(max(1024, HASHED // len(paths))))
         size += path.stat().st_size
         digest.update(str(size).encode())

@@ -58,7 +58,7 @@ class ParticleFit:
             self.objectives["views"] = ParticleObjective(gaussians, views, self.volume_objective)
         self.bounds = np.full(3, n * self.pixel_size / 2)
 
-    def start(self, particles, rng, part):
+    def start(self, particles, rng, part="fit"):
         """The first cloud: drawn from the seed map, or from the volume that a coarse fit of random Gaussians makes."""
         n, sigma = stages(COARSE_TO_FINE, particles)[0].n_gaussians, SEED_SIGMA_PX * self.pixel_size
         seed = particles.seed

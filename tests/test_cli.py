@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from taigs.cli import main as cli
 from taigs.cli.options import numbers
-from taigs.errors import TaigsError
+from taigs.errors import StoppedError, TaigsError
 from taigs.io.mrc import write_stack
 from taigs.progress import NoProgress, PlainProgress, RichProgress
 
@@ -105,7 +106,20 @@ def test_our_own_errors_ask_for_a_report(monkeypatch, capsys):
     assert "ZeroDivisionError" in printed.err and "please report" in printed.err
 
 
-@pytest.mark.parametrize("kind", TaigsError.__subclasses__())
+def test_a_stopped_run_says_how_to_go_on(monkeypatch, capsys):
+    def stopped():
+        raise StoppedError(signal.SIGTERM, "at step 3 of fit")
+
+    monkeypatch.setattr(cli, "app", stopped)
+    monkeypatch.setattr("sys.argv", ["/usr/bin/taigs", "spa", "my star.star", "--overwrite", "-o", "run"])
+    with pytest.raises(SystemExit, match="143"):
+        cli.main()
+    assert capsys.readouterr().err == (
+        "stopped by SIGTERM at step 3 of fit; to go on: taigs spa 'my star.star' -o run --resume\n"
+    )
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TaigsError.__subclasses__() if kind is not StoppedError])
 def test_every_error_class_has_its_exit_code(kind, monkeypatch, capsys):
     def fail():
         raise kind("what; expected; try")

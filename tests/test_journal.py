@@ -211,6 +211,16 @@ def test_signals_end_the_step_save_and_stop(open_journal, checkpoints):
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
 
 
+def test_bad_input_found_before_anything_is_kept_leaves_nothing(open_journal, checkpoints):
+    with pytest.raises(InputError), open_journal():
+        raise InputError("a.mrc: every voxel is 3")
+    assert names(checkpoints.parent) == []
+    with pytest.raises(InputError), open_journal(minutes=0) as journal:
+        journal.tick("fit", 1, dict)
+        raise InputError("b.mrc: changed")
+    assert names(checkpoints) == ["begun.npz", "fit.step-00000001.npz"]
+
+
 def test_a_second_signal_stops_at_once(open_journal, checkpoints):
     with pytest.raises(KeyboardInterrupt), open_journal():
         os.kill(os.getpid(), signal.SIGTERM)
