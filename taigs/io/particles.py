@@ -15,7 +15,7 @@ from taigs.io.subtomograms import are_subtomograms, list_subtomograms
 
 def read_particles(
     path, *, datadir=None, class_number=None, subset=None, box_crop=None, pixel_size=None, no_ctf=False, poses=None,
-    ctf=None, tomograms=None,
+    ctf=None, tomograms=None, mode0=None,
 ):  # fmt: skip
     """Read particles with known poses as Views. Images are read when they are asked for.
 
@@ -43,6 +43,8 @@ def read_particles(
         cryoDRGN's ctf.pkl.
     tomograms : path-like, optional
         tomograms.star of sub-tomograms; default: the one beside `path`.
+    mode0 : {"signed", "unsigned"}, optional
+        What bytes are (MRC mode 0); default: as IMOD's flag says, else signed. cryoSPARC takes them for unsigned.
 
     Returns
     -------
@@ -64,13 +66,13 @@ def read_particles(
     """
     return read_particles_with_notes(
         path, datadir=datadir, class_number=class_number, subset=subset, box_crop=box_crop, pixel_size=pixel_size,
-        no_ctf=no_ctf, poses=poses, ctf=ctf, tomograms=tomograms,
+        no_ctf=no_ctf, poses=poses, ctf=ctf, tomograms=tomograms, mode0=mode0,
     )[0]  # fmt: skip
 
 
 def read_particles_with_notes(
     path, *, datadir=None, class_number=None, subset=None, box_crop=None, pixel_size=None, no_ctf=False, poses=None,
-    ctf=None, tomograms=None,
+    ctf=None, tomograms=None, mode0=None,
 ):  # fmt: skip
     """As `read_particles`, but return (views, notes): what was found and decided, one sentence each."""
     path = existing_file(path)
@@ -90,7 +92,7 @@ def read_particles_with_notes(
     if listing.rotations is None:
         raise InputError(f"{path}: no poses (rlnAngleRot, rlnAngleTilt, rlnAnglePsi); try a file of a refinement")
     listing = choose(listing, class_number, subset)
-    views = listed_views(listing, datadir, box_crop, pixel_size)
+    views = listed_views(listing, datadir, box_crop, pixel_size, mode0)
     return views, listing.notes
 
 
