@@ -253,8 +253,8 @@ def _pixel_size(listing, images):
     other = [f for f, h in images.headers.items() if h.voxel_size and _differs(h.voxel_size[:2], apix)]
     if other:
         warnings.warn(
-            f"{images.paths[other[0]]}: {_text(images.headers[other[0]])} A per pixel in the header, {apix:g} in {listing.source}; "
-            f"{apix:g} used ({len(other)} of {len(images.headers)} stacks differ by more than 1 %)",
+            f"{images.paths[other[0]]}: {_text(images.headers[other[0]])} A per pixel in the header, {apix:g} in "
+            f"{listing.source}; {apix:g} used ({len(other)} of {len(images.headers)} stacks differ by more than 1 %)",
             InputWarning,
             stacklevel=4,
         )

@@ -13,7 +13,6 @@ from taigs.io import mrc
 from taigs.io.files import existing_file, file_mode, reading
 from taigs.io.sections import Sections, stamp
 
-
 # --- finding --------------------------------------------------------------------------------------
 
 
