@@ -699,7 +699,10 @@ def test_a_cs_file_that_is_no_table_is_refused(tmp_path):
     path.write_bytes(b"\x94CSDAT rest")
     with pytest.raises(InputError, match=r"p\.cs: no NumPy array"):
         read_particles(path)
-    for array, message in ((np.zeros((3, 3)), r"array of shape \(3, 3\)"), (np.array([{}], object), "it holds Python objects")):
+    for array, message in (
+        (np.zeros((3, 3)), r"array of shape \(3, 3\)"),
+        (np.array([{}], object), "it holds Python objects"),
+    ):
         with open(path, "wb") as file:
             np.save(file, array, allow_pickle=True)
         with pytest.raises(InputError, match=message):
