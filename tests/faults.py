@@ -4,6 +4,7 @@
     star = good_particles(folder)                 # p.star and p.mrcs: 24 particles of 16 pixels of 8 A with CTF
     outcome = run(["info", series.stack], folder) # taigs info ..., in that working directory
     outcome.code, outcome.stdout, outcome.stderr, outcome.seconds, outcome.peak_bytes
+    python("import taigs...", folder)             # a script, likewise
 
 `run` takes ``timeout`` (s), ``memory`` (bytes of address space; importing NumPy and SciPy takes about 300 MB of it,
 Taichi 1 GB more), ``file_size`` (largest file in bytes; writing more fails as on a full disk), ``env`` (variables to
@@ -17,6 +18,7 @@ input touched, in `REFUSAL_SECONDS` and `REFUSAL_BYTES`.
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -62,13 +64,13 @@ class Outcome:
     peak_bytes: int
 
 
-def run(args, cwd, *, timeout=60, memory=None, file_size=None, env=None, stdin=b""):
-    """Run `taigs ARGS` in the folder `cwd` and return its Outcome; see the module."""
+def run(args, cwd, *, timeout=60, memory=None, file_size=None, env=None, stdin=b"", command=COMMAND):
+    """Run `taigs ARGS` (or another command) in the folder `cwd` and return its Outcome; see the module."""
     limits = {"RLIMIT_AS": memory, "RLIMIT_FSIZE": file_size}
     limits = {name: int(value) for name, value in limits.items() if value is not None}
     variables = {name: value for name, value in {**os.environ, **(env or {})}.items() if value is not None}
     reader, writer = os.pipe()
-    command = [sys.executable, "-ISc", LAUNCHER, str(writer), json.dumps(limits), *COMMAND, *map(str, args)]
+    command = [sys.executable, "-ISc", LAUNCHER, str(writer), json.dumps(limits), *command, *map(str, args)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with open(reader, "rb") as report:
         try:
@@ -85,6 +87,21 @@ def run(args, cwd, *, timeout=60, memory=None, file_size=None, env=None, stdin=b
             raise
         code, seconds, peak = json.loads(report.read())
     return Outcome(code, stdout.decode(), stderr.decode(), seconds, peak)
+
+
+def python(script, cwd, **limits):
+    """Run a Python script in a process of its own; its Outcome."""
+    return run(["-c", script], cwd, command=(sys.executable,), **limits)
+
+
+def accepted(args, cwd, *words, **limits):
+    """Assert that a command ends well, having said these words (regular expressions). Returns the Outcome."""
+    outcome = run(args, cwd, **limits)
+    said = f"exit code {outcome.code}\n{outcome.stdout}{outcome.stderr}"
+    assert outcome.code == 0, said
+    for word in words:
+        assert re.search(word, outcome.stdout + outcome.stderr), f"no {word} in: {said}"
+    return outcome
 
 
 def refused(args, cwd, *words, code=3, **limits):
@@ -170,3 +187,11 @@ def good_particles(folder, optics=None, **columns):
     kept = {name: {k: v for k, v in values.items() if v is not None} for name, values in blocks.items()}
     write_star(folder / "p.star", [Table(name, values) for name, values in kept.items()])
     return folder / "p.star"
+
+
+def patched(path, at, form, *values):
+    """The file with some bytes replaced, packed as `struct.pack` does; its path."""
+    with open(path, "r+b") as file:
+        file.seek(at)
+        file.write(struct.pack(form, *values))
+    return path

@@ -260,7 +260,8 @@ def _noise_scale(images):
         rows = image[:: max(1, image.size // 10**6)]
         difference = (rows[:, 3:] - rows[:, :-3]).ravel() if rows.shape[1] > 3 else rows.ravel()
         for _ in range(4):
-            difference = difference[np.abs(difference) <= 4 * difference.std(dtype=float)]
+            inner = np.abs(difference) <= 4 * difference.std(dtype=float)
+            difference = difference[inner] if inner.any() else difference  # none is, on a ramp free of noise
         scales.append(max(difference.std(dtype=float) / np.sqrt(2), 0.02 * image.std(dtype=float)))
     scale = float(np.median(scales))
     if not (np.isfinite(scale) and scale > 0):
