@@ -123,7 +123,7 @@ def test_26_quotes_signs_in_paths_comments_and_foreign_line_ends_are_read_right(
     (star.parent / "p.mrcs").rename(folder / "p.mrcs")
     lines = star.read_text().rstrip().splitlines()
     rows = [line.replace("@p", "@it's a #1/p").split("mrcs") for line in lines[FIRST - 1 :]]
-    lines[FIRST - 1 :] = [f'  "{name}mrcs"{rest} # seen\r\n\r\n# said' for name, rest in rows]
+    lines[FIRST - 1 :] = [f'  "{name}mrcs"{rest} \r\n\r\n# said' for name, rest in rows]
     star.write_bytes("\r\n".join(lines).replace("loop_", " loop_ ").encode())
     script = """
 from taigs.io.particles import read_particles

@@ -192,7 +192,7 @@ def listed_views(listing, datadir=None, box_crop=None, pixel_size=None, mode0=No
         StackImages, paths, listing.files, listing.slices, signs, listing.where, listing.sections, mode0
     )
     problems.report(listing.source)
-    outside = stacks_outside(listing.stacks, listing.source, datadir)
+    outside = stacks_outside(listing.stacks, paths, listing.source, datadir)
     if outside:
         listing.notes.append(
             f"{len(outside)} of {len(paths)} stacks lie outside of {datadir or 'this folder and that of the file'}, "

@@ -59,8 +59,8 @@ def find_stacks(names, source, datadir=None):
     return [path for path, _ in found]
 
 
-def stacks_outside(names, source, datadir=None):
-    """Those of the names that lead out of the folders the user named, by being absolute or by "..".
+def stacks_outside(names, paths, source, datadir=None):
+    """Those of the names that led out of the folders the user named, by being absolute or by "..".
 
     These are `datadir`, or else the working directory and the folder of `source`. Links count as the folder that
     holds them: whoever made them meant them.
@@ -68,13 +68,12 @@ def stacks_outside(names, source, datadir=None):
     folders = [Path(datadir)] if datadir is not None else [Path(), Path(source).parent]
     folders = [os.path.normpath(folder.absolute()) for folder in folders]
 
-    def leads_out(name):
-        if not os.path.isabs(name) and ".." not in Path(name).parts:
-            return False
-        places = {folder: os.path.normpath(os.path.join(folder, name)) for folder in folders}
-        return not any(os.path.commonpath([folder, place]) == folder for folder, place in places.items())
+    def leads_out(name, path):
+        place = os.path.normpath(Path(path).absolute())
+        is_plain = not os.path.isabs(name) and ".." not in Path(name).parts
+        return not is_plain and not any(os.path.commonpath([folder, place]) == folder for folder in folders)
 
-    return [name for name in names if leads_out(name)]
+    return [name for name, path in zip(names, paths, strict=True) if leads_out(name, path)]
 
 
 # --- reading -----------------------------------------------------------------------------------
