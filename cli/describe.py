@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
-import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from taigs.errors import InputError
 
 BACKENDS = ("cpu", "cuda", "vulkan")
 PROBE_SECONDS = 120
+BLOCK_VALUES, MOST_BLOCKS = 1 << 20, 64  # of an image file, to read for its statistics
 # In a process of its own: a broken driver may crash, and Taichi runs one backend at a time.
 PROBE = """
 import sys
@@ -29,15 +30,21 @@ sys.exit(0 if field.to_numpy().sum() == 1000 else 4)
 OUTCOMES = {0: "works", 3: "not on this machine", 4: "starts, but computes wrong numbers"}
 
 
-def describe_file(path):
+def describe_file(path, mode0=None, allow_truncated=False):
     """Pairs that describe an MRC file, a STAR file, cryoSPARC's particles or a saved model.
+
+    Parameters
+    ----------
+    path : path-like
+    mode0, allow_truncated
+        As in `taigs.io.mrc.read_header`; of an MRC file.
 
     Raises
     ------
     InputError
         The file is missing or none of these.
     """
-    from taigs.io.mrc import existing_file, reading
+    from taigs.io.files import existing_file, reading
 
     path = existing_file(path)
     if path.suffix.lower() == ".star":
@@ -45,8 +52,8 @@ def describe_file(path):
     if path.suffix.lower() == ".cs":
         return [("file", str(path)), *_describe_particles(path)]
     with reading(path), open(path, "rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"
-    return _describe_model(path) if is_zip else _describe_mrc(path)
+        is_model = file.read(4) == b"PK\x03\x04" or path.suffix.lower() in (".npz", ".ply")
+    return _describe_model(path) if is_model else _describe_mrc(path, mode0, allow_truncated)
 
 
 def _describe_star(path):
@@ -82,10 +89,10 @@ def _describe_particles(path):
     return pairs + [("warning", str(warning.message)) for warning in heard]
 
 
-def _describe_mrc(path):
-    from taigs.io.mrc import open_stack, read_header, read_volume
+def _describe_mrc(path, mode0, allow_truncated):
+    from taigs.io.mrc import open_sections, warn_of_sign
 
-    header = read_header(path)
+    header, sections = open_sections(path, mode0, allow_truncated)
     size = header.voxel_size
     pairs = [
         ("file", str(path)),
@@ -93,44 +100,71 @@ def _describe_mrc(path):
         ("mode", f"{header.mode} ({header.dtype.name})"),
         ("voxel size", "not set" if size is None else " x ".join(f"{s:.4g}" for s in size) + " Å (x, y, z)"),
     ]
-    # A stack is read section by section: it may be larger than memory.
-    sections = open_stack(path)[1] if header.axes == (1, 2, 3) else read_volume(path)[0]
-    return pairs + _statistics(sections) + [("label", label) for label in header.labels]
+    found = _statistics(sections)
+    if header.is_sign_guessed and found.low < 0:
+        warn_of_sign(path)
+    return pairs + found.pairs() + [("label", label) for label in header.labels]
+
+
+@dataclass
+class _Statistics:
+    """Of the finite ones among some values."""
+
+    count: int = 0
+    bad: int = 0
+    low: float = np.inf
+    high: float = -np.inf
+    total: float = 0.0
+    squares: float = 0.0
+    sampled: float = 1.0  # the share of all values that were looked at
+
+    def add(self, values):
+        values = values.astype(np.float64)
+        finite = values[np.isfinite(values)]
+        self.bad += len(values) - len(finite)
+        self.count += len(finite)
+        if len(finite):
+            self.low, self.high = min(self.low, finite.min()), max(self.high, finite.max())
+            self.total, self.squares = self.total + finite.sum(), self.squares + finite @ finite
+
+    def pairs(self):
+        of = "" if self.sampled == 1 else f" (of a sample: {self.sampled:.2%} of the values)"
+        pairs = [("not finite", f"{self.bad} values{of}")] if self.bad else []
+        if self.count:
+            mean = self.total / self.count
+            spread = np.sqrt(max(0.0, self.squares / self.count - mean**2))
+            pairs += [
+                ("range", f"{self.low:.6g} to {self.high:.6g}{of}"),
+                ("mean", f"{mean:.6g}"),
+                ("sigma", f"{spread:.6g}"),
+            ]
+        return pairs
 
 
 def _statistics(sections):
-    low, high, total, squares, bad = np.inf, -np.inf, 0.0, 0.0, 0
-    for section in sections:
-        values = np.asarray(section, np.float64).ravel()
-        finite = values[np.isfinite(values)]
-        bad += len(values) - len(finite)
-        if len(finite):
-            low, high = min(low, finite.min()), max(high, finite.max())
-            total, squares = total + finite.sum(), squares + finite @ finite
-    count = sections.size - bad
-    pairs = [("not finite", f"{bad} values")] if bad else []
-    if count:
-        mean = total / count
-        spread = np.sqrt(max(0.0, squares / count - mean**2))
-        pairs += [("range", f"{low:.6g} to {high:.6g}"), ("mean", f"{mean:.6g}"), ("sigma", f"{spread:.6g}")]
-    return pairs
+    """Of all values, or of evenly spaced blocks of them if there are too many: a stack may be larger than memory."""
+    blocks = -(-sections.size // BLOCK_VALUES)
+    kept = np.unique(np.linspace(0, blocks - 1, min(blocks, MOST_BLOCKS)).astype(int)).tolist()
+    spans = [(i * BLOCK_VALUES, min(BLOCK_VALUES, sections.size - i * BLOCK_VALUES)) for i in kept]
+    found = _Statistics(sampled=sum(count for _, count in spans) / sections.size)
+    for values in sections.values(spans):
+        found.add(values)
+    return found
 
 
 def _describe_model(path):
-    names = ("positions", "log_sigmas", "masses")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            positions, log_sigmas, masses = (archive[name] for name in names)
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a taigs model ({error}); expected model.npz of a run") from error
+    from taigs.io.clouds import read_cloud
+
+    cloud, _ = read_cloud(path)
+    masses = cloud.masses
     pairs = [
         ("file", str(path)),
         ("Gaussians", f"{len(masses):,}"),
         ("masses", f"{masses.min(initial=0):.4g} to {masses.max(initial=0):.4g}, sum {masses.sum():.6g}"),
     ]
     if len(masses):
-        sigmas = np.exp(log_sigmas)
-        ends = zip("xyz", positions.min(axis=0), positions.max(axis=0), strict=True)
+        sigmas = np.exp(cloud.log_sigmas)
+        ends = zip("xyz", cloud.positions.min(axis=0), cloud.positions.max(axis=0), strict=True)
         pairs += [(axis, f"{low:.1f} to {high:.1f} Å") for axis, low, high in ends]
         pairs += [("sigma", f"{sigmas.min():.3g} to {sigmas.max():.3g} Å, median {np.median(sigmas):.3g} Å")]
     return pairs

@@ -23,6 +23,7 @@ from taigs.cli.options import (
     CheckpointOption,
     Contrast,
     DebugOption,
+    Mode0Option,
     OutputOption,
     OverwriteOption,
     QuietOption,
@@ -89,6 +90,10 @@ def tilt(
     cos_weights: Annotated[
         bool, typer.Option("--cos-weights", help="Weight views by cos(tilt), for the longer way through the ice.")
     ] = False,
+    mode0: Mode0Option = None,
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Leave out the images that a shortened stack lacks.")
+    ] = False,
     wbp: Annotated[bool, typer.Option(help="Write weighted back-projection too, as wbp.mrc.")] = True,
     sirt: Annotated[
         int,
@@ -124,7 +129,7 @@ def tilt(
         with warnings.catch_warnings(record=True) as heard:
             views, notes = read_tilt_series_with_notes(
                 stack, angles, xf, xtilt, tilt_axis, pixel_size, excluded, contrast.value, bin, dose,
-                invert_angles, mask_nonfinite, cos_weights,
+                invert_angles, mask_nonfinite, cos_weights, mode0 and mode0.value, allow_truncated,
             )  # fmt: skip
         warned = [str(warning.message) for warning in heard]
         for line in [f"warning: {w}" for w in warned] + [f"note: {n}" for n in notes if not quiet]:
@@ -190,8 +195,13 @@ def demo(
 @app.command()
 def info(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="MRC stack or volume, particles (.star, .cs), or model.npz.")
+        Path,
+        typer.Argument(metavar="FILE", help="MRC stack or volume, particles (.star, .cs), model (.npz, .ply)."),
     ],
+    mode0: Mode0Option = None,
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Describe the whole sections of a shortened MRC file.")
+    ] = False,
     debug: DebugOption = False,
 ):
     """Show what a file holds.
@@ -202,7 +212,7 @@ def info(
     """
     from taigs.cli.describe import describe_file
 
-    _print_pairs(describe_file(file))
+    _print_pairs(describe_file(file, mode0 and mode0.value, allow_truncated))
 
 
 @app.command()

@@ -27,12 +27,23 @@ class Contrast(str, Enum):
     bright = "bright"
 
 
+class Mode0(str, Enum):
+    """What the bytes of MRC mode 0 are."""
+
+    signed = "signed"
+    unsigned = "unsigned"
+
+
 def file_option(help):
     """An option that names an input file."""
     return typer.Option(metavar="FILE", help=help)
 
 
 OutputOption = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the results.")]
+Mode0Option = Annotated[
+    Mode0 | None,
+    typer.Option(help="What 8-bit data (MRC mode 0) are.  [default: as IMOD's flag says, else signed]"),
+]
 SeedOption = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of all random choices.")]
 ThreadsOption = Annotated[
     int | None,

@@ -15,6 +15,7 @@ from taigs.cli.options import (
     CheckpointOption,
     Contrast,
     DebugOption,
+    Mode0Option,
     OutputOption,
     OverwriteOption,
     QuietOption,
@@ -71,6 +72,7 @@ def spa(
         Path | None, file_option("tomograms.star of sub-tomograms.  [default: beside PARTICLES]")
     ] = None,
     no_ctf: Annotated[bool, typer.Option("--no-ctf", help="The images are projections, without a CTF.")] = False,
+    mode0: Mode0Option = None,
     sym: Annotated[str, typer.Option(metavar="GROUP", help="Point group: C1, C2, D7, T, O, I, ...")] = "C1",
     objective: Annotated[
         Objective, typer.Option(help="Fit the Fourier sums of all images, batches of images, or first one, then other.")
@@ -105,9 +107,12 @@ def spa(
     if pixel_size is not None and not 0 < pixel_size < float("inf"):
         raise typer.BadParameter(f"--pixel-size {pixel_size}: expected a positive number")
 
+    from taigs.errors import Problems
     from taigs.half_maps import read_mask
+    from taigs.io.mrc import read_header
     from taigs.io.particles import read_particles_with_notes
     from taigs.report import RunDirectory
+    from taigs.symmetry import symmetry_matrices
 
     inputs = {"particles": particles, "poses": poses, "ctf": ctf, "tomograms": tomograms, "mask": mask}
     with RunDirectory(output, overwrite, resume, inputs) as directory:
@@ -115,12 +120,20 @@ def spa(
             print(f"note: {output}: complete already, nothing to resume", file=sys.stderr)
             return
         with warnings.catch_warnings(record=True) as heard:
-            views, notes = read_particles_with_notes(
-                particles, datadir=datadir, class_number=class_number, subset=subset, box_crop=box_crop,
-                pixel_size=pixel_size, no_ctf=no_ctf, poses=poses, ctf=ctf, tomograms=tomograms,
-            )  # fmt: skip
-            given = None if mask is None else read_mask(mask, (views.image_shape[0],) * 3, views.pixel_size)
+            problems = Problems()
+            views, notes = problems.attempt(
+                read_particles_with_notes, particles, datadir=datadir, class_number=class_number, subset=subset,
+                box_crop=box_crop, pixel_size=pixel_size, no_ctf=no_ctf, poses=poses, ctf=ctf, tomograms=tomograms,
+                mode0=mode0 and mode0.value,
+            ) or (None, [])  # fmt: skip
+            given = None
+            if mask is not None and views is not None:
+                given = problems.attempt(read_mask, mask, (views.image_shape[0],) * 3, views.pixel_size)
+            elif mask is not None:
+                problems.attempt(read_header, mask)
+            problems.attempt(symmetry_matrices, sym)
         warned = [str(warning.message) for warning in heard]
+        problems.report(particles)
 
         from taigs import runtime, spa_run
 

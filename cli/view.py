@@ -14,6 +14,7 @@ from taigs.errors import TaigsError
 # Of a run's config.json, what the reading of its images depends on.
 READING = (
     "xf", "xtilt", "tilt_axis", "pixel_size", "contrast", "bin", "dose", "invert_angles", "mask_nonfinite",
+    "mode0", "allow_truncated",
 )  # fmt: skip
 
 
@@ -81,14 +82,14 @@ def tilt_images(run, quiet):
     """(whether a folder is of a tilt series, its Views or None where the images are gone)."""
     from taigs.io.tilt_series import read_tilt_series
 
-    arguments = _images_of(run)
-    if arguments is None:
-        return False, None
     try:
+        arguments = _images_of(run)
+        if arguments is None:
+            return False, None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the run has said them already
             return True, read_tilt_series(**arguments)
-    except TaigsError as error:
+    except (TaigsError, TypeError, AttributeError, typer.BadParameter) as error:  # config.json may hold anything
         if not quiet:
             print(f"note: the page has no measured images: {error}", file=sys.stderr)
         return True, None

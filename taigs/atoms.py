@@ -1,5 +1,7 @@
 """Atomic models (PDB, mmCIF) as clouds of Gaussians; needs gemmi, the extra [model]."""
 
+import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,9 +9,11 @@ import numpy as np
 
 from taigs.cloud import GaussianCloud
 from taigs.errors import InputError, ResourceError
-from taigs.io.mrc import existing_file
+from taigs.io.files import existing_file
 
 EXTENSIONS = (".pdb", ".ent", ".cif", ".mmcif")
+LONGEST_FILE = 1 << 29  # bytes: some 5 million atoms
+MOST_PACKED = 50  # times smaller by gzip; atoms are packed 4 to 8 times
 SIGMA_PER_RESOLUTION = 0.225  # as ChimeraX's molmap: the Gaussian's transform is 1/e at wave number 1 / resolution
 
 
@@ -45,6 +49,7 @@ def read_atoms(path):
         import gemmi
     except ImportError:
         raise ResourceError(f"{path}: reading atoms needs gemmi; try pip install 'taigs[model]'") from None
+    _check_length(path)
     try:
         structure = gemmi.read_structure(str(path))
     except (RuntimeError, ValueError, OSError, IndexError, UnicodeDecodeError) as error:
@@ -63,6 +68,22 @@ def read_atoms(path):
     if not len(table):
         raise InputError(f"{path}: holds no atoms; expected an atomic model")
     return Atoms(table[:, :3], table[:, 3], table[:, 4])
+
+
+def _check_length(path):
+    """Refuse what is too long to hold atoms, packed or not: gemmi reads all there is."""
+    size = path.stat().st_size
+    most = LONGEST_FILE
+    if path.suffix.lower() == ".gz":
+        most, size = min(most, MOST_PACKED * size), 0
+        try:
+            with gzip.open(path) as file:
+                while size <= most and (part := file.read(1 << 20)):
+                    size += len(part)
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{path}: the compressed file is damaged ({error}); fetch it again") from error
+    if size > most:
+        raise InputError(f"{path}: more than {most:,} bytes; expected an atomic model; is this the right file?")
 
 
 def atom_cloud(atoms, sigma, with_bfactors=False):

@@ -49,6 +49,22 @@ class InputWarning(UserWarning):
 REPORTED_PROBLEMS = 10
 
 
+class Problems(list):
+    """Collects what is wrong with an input, so that all of it can be reported at once."""
+
+    def attempt(self, function, *args, **settings):
+        """What `function` returns, or None if it raises an InputError, which is kept."""
+        try:
+            return function(*args, **settings)
+        except InputError as error:
+            # A report of several counts as these: nested lists would hide how many there are.
+            self.extend(getattr(error, "problems", [str(error)]))
+
+    def report(self, source):
+        """Raise what was found, as `raise_problems`."""
+        raise_problems(source, self)
+
+
 def raise_problems(source, problems):
     """Raise one InputError of all problems, the first ten in full; nothing if there is none."""
     if len(problems) == 1:
@@ -57,4 +73,6 @@ def raise_problems(source, problems):
         shown = "".join(f"\n  {problem}" for problem in problems[:REPORTED_PROBLEMS])
         hidden = len(problems) - REPORTED_PROBLEMS
         rest = f"\n  and {hidden} more" if hidden > 0 else ""
-        raise InputError(f"{source}: {len(problems)} problems:{shown}{rest}")
+        error = InputError(f"{source}: {len(problems)} problems:{shown}{rest}")
+        error.problems = list(problems)
+        raise error

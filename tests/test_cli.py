@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from taigs.cli import main as cli
 from taigs.cli.options import numbers
+from taigs.cloud import GaussianCloud
 from taigs.errors import StoppedError, TaigsError
+from taigs.io.clouds import write_cloud
 from taigs.io.mrc import write_stack
 from taigs.progress import NoProgress, PlainProgress, RichProgress
 
@@ -202,7 +204,8 @@ def test_info_describes_a_stack(series):
 
 def test_info_describes_a_model(tmp_path):
     positions = np.array([[0.0, 1, 2], [-30, 4, 5]])
-    np.savez(tmp_path / "model.npz", positions=positions, log_sigmas=np.zeros((2, 3)), masses=np.ones(2))
+    cloud = GaussianCloud(positions, np.zeros((2, 3)), np.tile([1.0, 0, 0, 0], (2, 1)), np.ones(2))
+    write_cloud(tmp_path / "model.npz", cloud, 3.5)
     code, out, err = taigs("info", tmp_path / "model.npz")
     assert (code, err) == (0, "")
     assert out.splitlines()[1].split() == ["Gaussians", "2"]

@@ -699,13 +699,16 @@ def test_a_cs_file_that_is_no_table_is_refused(tmp_path):
     path.write_bytes(b"\x94CSDAT rest")
     with pytest.raises(InputError, match=r"p\.cs: no NumPy array"):
         read_particles(path)
-    for array, message in ((np.zeros((3, 3)), r"array of shape \(3, 3\)"), (np.array([{}], object), "cannot be used")):
+    for array, message in (
+        (np.zeros((3, 3)), r"array of shape \(3, 3\)"),
+        (np.array([{}], object), "it holds Python objects"),
+    ):
         with open(path, "wb") as file:
             np.save(file, array, allow_pickle=True)
         with pytest.raises(InputError, match=message):
             read_particles(path)
     path.write_bytes(cs_table(tmp_path / "q.cs").read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"p\.cs: cannot be used"):
+    with pytest.raises(InputError, match=r"p\.cs: header says .*truncated copy"):
         read_particles(path)
 
 

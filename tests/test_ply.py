@@ -168,7 +168,7 @@ def test_a_truncated_file_is_refused(written):
         (b'"version": 1', b'"version": 2', "model version 2; expected 1; try a newer taigs"),
         (b'"format": "taigs', b'"format": "other', "not a model of taigs"),
         (b'{"format"', b'{{format"', "not a readable PLY"),
-        (b'"shape_zyx": [5, 6, 7]', b'"shape_zyx": [5, 6, 0]', "volume shape"),
+        (b'"shape_zyx": [5, 6, 7]', b'"shape_zyx": [5, 6, 0]', "shape_zyx of its map"),
         (b"property float mass", b"property list uchar float mass", "not a readable PLY"),
         (b"property float x", b"property flote x", "not a readable PLY"),
         (b"element vertex 30", b"element vertex -3", "truncated"),

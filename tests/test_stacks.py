@@ -61,8 +61,15 @@ def test_images_come_in_the_order_asked_for_whatever_stack_they_are_in(two):
 def test_every_type_and_byte_order_is_read(tmp_path, rng, mode, order):
     values = rng.integers(0 if mode == 6 else -100, 100, (4, 3, 3))
     path = mrc(tmp_path / "x.mrcs", values, mode, order, nsymbt=160)
-    images = StackImages([path], np.zeros(4, int), np.arange(4))
+    images = StackImages([path], np.zeros(4, int), np.arange(4), mode0="signed")
     np.testing.assert_array_equal(images[[3, 1]], values[[3, 1]])
+
+
+def test_the_sign_of_bytes_is_guessed_with_a_warning_or_given(tmp_path):
+    path = mrc(tmp_path / "x.mrcs", np.full((3, 2, 2), 200), 0)
+    with pytest.warns(InputWarning, match=r"x\.mrcs: 8-bit data read as signed .* try --mode0 unsigned"):
+        assert StackImages([path], [0], [1])[0].tolist() == [[-56, -56], [-56, -56]]
+    assert StackImages([path], [0], [1], mode0="unsigned")[0].tolist() == [[200, 200], [200, 200]]
 
 
 def test_bytes_of_imod_are_unsigned(tmp_path):
@@ -86,7 +93,7 @@ def test_adjoining_sections_are_read_in_one_go_and_long_ones_in_parts(two, monke
     images = StackImages(paths, np.zeros(5, int), np.arange(5))
     np.testing.assert_array_equal(images[[4, 0, 2, 1]], stacks[0][[4, 0, 2, 1]])
     assert reads == [(3, 0), (1, 4)]
-    monkeypatch.setattr("taigs.io.stacks.READ_BYTES", 2 * 144)
+    monkeypatch.setattr("taigs.io.sections.READ_BYTES", 2 * 144)
     np.testing.assert_array_equal(images[:], stacks[0])
     assert reads[2:] == [(2, 0), (2, 2), (1, 4)]
 

@@ -90,6 +90,13 @@ def test_images_without_noise_keep_a_finite_scale(tmp_path):
 # --- geometry ------------------------------------------------------------------------------------
 
 
+def test_a_ramp_without_noise_keeps_a_finite_scale(tmp_path):
+    ramps = np.tile(3.0 * np.arange(64), (5, 48, 1))
+    write_stack(tmp_path / "ts.mrc", ramps, 8.0)
+    views = read_tilt_series(tmp_path / "ts.mrc", ANGLES, contrast="bright")
+    assert np.isfinite(views.images).all() and views.images.std() == pytest.approx(50, rel=0.01)
+
+
 def brightness_at_points(views):
     """Mean image value where the views say that POINTS (of 2 A pixels) are, over the mean of |image|."""
     xy = 2.0 * POINTS @ np.swapaxes(views.projections, 1, 2) / views.pixel_size

@@ -106,7 +106,7 @@ def contour_level(path):
     """Density above which `ENCLOSED` of a map's voxels lie, from a sample of them."""
     sections = open_stack(path)[1]
     step = max(1, int(np.ceil((sections.size / SAMPLES) ** (1 / 3))))
-    return float(np.quantile(np.asarray(sections[::step, ::step, ::step], np.float64), 1 - ENCLOSED))
+    return float(np.quantile(sections[::step][:, ::step, ::step].astype(np.float64), 1 - ENCLOSED))
 
 
 def _relative(file, script):

@@ -1,21 +1,26 @@
 """model.npz: a cloud as plain arrays, without pickle; and the grid of the map it was made for."""
 
 import json
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from taigs.cloud import GaussianCloud
 from taigs.errors import InputError
-from taigs.io.mrc import atomic_file, existing_file
+from taigs.io.files import existing_file
+from taigs.io.mrc import atomic_file
+from taigs.io.npy import read_npz
 from taigs.views import Grid
 
 FORMAT = "taigs-model"
 VERSION = 1
 ARRAYS = ("positions", "log_sigmas", "quaternions", "masses")
 UNITS = ("per A", "per voxel")
+# Beyond these, products of single precision overflow; nothing in a microscope comes near them.
+LARGEST = 1e18
+LARGEST_LOG = 80.0
+LARGEST_SIZE = 2**20  # of a map's axis, voxels
+SHORTEST_QUATERNION = 1e-12
 
 
 def write_cloud(
@@ -72,36 +77,75 @@ def read_cloud(path):
         return read_ply(path)
     if kind != ".npz":
         raise InputError(f'{path}: unknown kind of model "{kind}"; expected .npz or .ply')
+    arrays = read_npz(path)
     try:
-        with open(path, "rb") as opened:  # np.load would leave a damaged archive open
-            file = np.load(opened, allow_pickle=False)
-            header = json.loads(bytes(file["header"]))
-            check_header(path, header)
-            return GaussianCloud(*(file[name] for name in ARRAYS), header["signed"]), header
-    except (
-        KeyError,
-        IndexError,
-        TypeError,
-        ValueError,
-        EOFError,
-        MemoryError,
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:
+        header = json.loads(bytes(arrays["header"]))
+        check_header(path, header)
+        return checked_cloud(path, *(arrays[name] for name in ARRAYS), header["signed"]), header
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable model ({error}); expected model.npz") from None
+
+
+def checked_cloud(path, positions, log_sigmas, quaternions, masses, signed):
+    """GaussianCloud of a file's arrays.
+
+    Raises
+    ------
+    InputError
+        With the row of the first Gaussian that cannot be drawn in single precision.
+    """
+    arrays = {"positions": positions, "log_sigmas": log_sigmas, "quaternions": quaternions, "masses": masses}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiu":
+            raise InputError(f"{path}: {name} are {array.dtype}; expected numbers")
+    try:
+        cloud = GaussianCloud(*arrays.values(), signed)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    lengths = np.linalg.norm(cloud.quaternions, axis=1)
+    for what, bad in (
+        ("a quaternion of length 0", lengths < SHORTEST_QUATERNION),
+        (f"a position beyond {LARGEST:g} A", (np.abs(cloud.positions) > LARGEST).any(axis=1)),
+        (f"a log sigma beyond +-{LARGEST_LOG:g}", (np.abs(cloud.log_sigmas) > LARGEST_LOG).any(axis=1)),
+        (f"a mass beyond {LARGEST:g}", np.abs(cloud.masses) > LARGEST),
+    ):
+        if bad.any():
+            raise InputError(f"{path}: Gaussian {np.argmax(bad) + 1} of {len(cloud)} has {what}; expected a real one")
+    return cloud
 
 
 def check_header(path, header):
     """Refuse the header of something else, of a newer version, or without sense."""
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise InputError(f"{path}: not a model of taigs; expected model.npz")
-    if header["version"] > VERSION:
-        raise InputError(f"{path}: model version {header['version']}; expected {VERSION}; try a newer taigs")
+    if not isinstance(header.get("version"), int) or header["version"] > VERSION:
+        raise InputError(f"{path}: model version {header.get('version')}; expected {VERSION}; try a newer taigs")
     if header.get("map_unit", UNITS[0]) not in UNITS:
         raise InputError(f'{path}: map unit "{header["map_unit"]}"; expected one of {", ".join(UNITS)}')
-    if not (len(header.get("centre_xyz") or (0, 0, 0)) == len(header.get("map_origin_A", (0, 0, 0))) == 3):
-        raise InputError(f"{path}: centre or origin of its map has not three numbers; expected x, y, z")
+    for name, n, expected in (
+        ("shape_zyx", 3, "z, y, x"),
+        ("centre_xyz", 3, "x, y, z"),
+        ("map_origin_A", 3, "x, y, z"),
+        ("pixel_size_A", 1, "a positive number of Angstrom"),
+    ):
+        value = header.get(name)
+        if value is not None and not _are_numbers(value if n > 1 else [value], n):
+            raise InputError(f"{path}: {name} of its map is {str(value)[:60]}; expected {expected}")
+    shape = header.get("shape_zyx") or [1]
+    if not all(type(n) is int and 1 <= n <= LARGEST_SIZE for n in shape):
+        raise InputError(f"{path}: shape_zyx of its map is {shape}; expected three sizes of at least 1")
+    if not isinstance(header.get("signed", False), bool):
+        raise InputError(f"{path}: signed is {str(header['signed'])[:60]}; expected true or false")
     map_grid(header)
+
+
+def _are_numbers(values, n):
+    """Whether these are n numbers of a size that can be meant."""
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) == n
+        and all(type(value) in (int, float) and abs(value) < LARGEST for value in values)
+    )
 
 
 def map_grid(header):

@@ -1,60 +1,15 @@
 """cryoDRGN's poses and CTFs (.pkl) beside a stack (.mrcs) or a list of stacks (.txt)."""
 
-import pickle
-from pathlib import Path
-
 import numpy as np
 
 from taigs.errors import InputError
 from taigs.imaging.ctf import Ctf
+from taigs.io.files import read_short
 from taigs.io.listing import Listing
-from taigs.io.mrc import existing_file, reading
+from taigs.io.pickles import read_pickle
 from taigs.io.stacks import find_stacks, stack_header
 
-# What pickles of arrays name, under the names that different versions of NumPy have for it.
-_FUNCTIONS = {
-    "_reconstruct": np.zeros(0).__reduce__()[0],
-    "scalar": np.float64(0).__reduce__()[0],
-    "_frombuffer": np.zeros(1).__reduce_ex__(5)[0],
-}
-_ALLOWED = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
-_ALLOWED |= {
-    (f"numpy.{core}.{module}", name): function
-    for core in ("core", "_core")
-    for module in ("multiarray", "numeric")
-    for name, function in _FUNCTIONS.items()
-}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Loads arrays, numbers and tuples of them; a pickle may ask for any function to be called."""
-
-    def find_class(self, module, name):
-        if (module, name) not in _ALLOWED:
-            raise InputError(
-                f"the pickle asks for {module}.{name}, which taigs refuses to execute; expected arrays only"
-            )
-        return _ALLOWED[module, name]
-
-
-def read_pickle(path):
-    """Arrays of a pickle, without executing anything.
-
-    Raises
-    ------
-    InputError
-        If it holds anything else, or is damaged.
-    """
-    path = existing_file(path)
-    with reading(path), open(path, "rb") as file:
-        try:
-            return _ArrayUnpickler(file).load()
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-        except OSError:
-            raise
-        except Exception as error:  # a damaged pickle may raise anything
-            raise InputError(f"{path}: no pickle of arrays ({error}); expected one as cryoDRGN writes it") from error
+LONGEST_LIST = 1 << 26  # bytes
 
 
 def read_poses(path, box):
@@ -107,8 +62,7 @@ def list_cryodrgn(path, datadir=None, poses=None, ctf=None, no_ctf=False):
         raise InputError(f"{path}: a stack holds no {lacks} (cryoDRGN's pose.pkl and ctf.pkl)")
     names = [str(path.absolute())]
     if path.suffix.lower() == ".txt":
-        with reading(path):
-            text = Path(path).read_bytes().decode(errors="replace")
+        text = read_short(path, LONGEST_LIST, "names of stacks, one on each line").decode(errors="replace")
         names = [line.strip() for line in text.splitlines() if line.strip()]
         if not names:
             raise InputError(f"{path}: no lines; expected the name of a stack on each")

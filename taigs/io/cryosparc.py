@@ -7,8 +7,9 @@ from scipy.spatial.transform import Rotation
 
 from taigs.errors import InputError, InputWarning
 from taigs.imaging.ctf import Ctf
+from taigs.io.files import existing_file, reading
 from taigs.io.listing import Listing
-from taigs.io.mrc import existing_file, reading
+from taigs.io.npy import MAGIC, read_npy
 
 IMAGES = ("blob/path", "blob/idx", "blob/shape", "blob/psize_A")
 POSES = ("alignments3D/pose", "alignments3D/shift", "alignments3D/psize_A")
@@ -70,14 +71,10 @@ def list_cryosparc(path, passthrough=None, no_ctf=False):
 def _load(path):
     path = existing_file(path)
     with reading(path), open(path, "rb") as file:
-        start = file.read(6)
-    if start != b"\x93NUMPY":
+        start = file.read(len(MAGIC))
+    if start != MAGIC:
         raise InputError(f"{path}: no NumPy array, as cryoSPARC writes up to version 4; try exporting the job again")
-    try:
-        with reading(path):
-            table = np.load(path, max_header_size=100_000)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path}: cannot be used ({error})") from error
+    table = read_npy(path)
     if table.ndim != 1 or table.dtype.names is None or not len(table):
         raise InputError(f"{path}: array of shape {table.shape}, type {table.dtype}; expected a table of particles")
     return table

@@ -2,8 +2,12 @@
 
 import numpy as np
 
-from taigs.errors import InputError
-from taigs.io.mrc import atomic_file, existing_file, reading
+from taigs.errors import InputError, raise_problems
+from taigs.io.files import read_short
+from taigs.io.mrc import atomic_file
+
+LONGEST_FILE = 1 << 22  # bytes: of 10,000 images and more
+LARGEST = 1e9  # number: no angle, shift or dose comes near it
 
 
 def read_numbers(path, columns=1):
@@ -22,33 +26,33 @@ def read_numbers(path, columns=1):
     ResourceError
         If the file may not be read.
     """
-    path = existing_file(path)
-    with reading(path):
-        content = path.read_bytes()
-    rows, lines = [], []
+    content = read_short(path, LONGEST_FILE, f"a line with {columns} for each image")
+    rows, lines, problems = [], [], []
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
         # Latin-1 decodes every byte: a comment may hold any, and no foreign byte makes a number.
         words = line.decode("latin-1").split("#")[0].split()
         if not words:
             continue
-        if len(words) != columns:
-            raise InputError(f"{path}:{number}: {len(words)} values; expected {columns}")
-        rows.append([_number(word, path, number) for word in words])
+        rows.append([_number(word) for word in words])
         lines.append(number)
+        bad = [word for word, value in zip(words, rows[-1], strict=True) if value is None]
+        if len(words) != columns:
+            problems.append(f"{path}:{number}: {len(words)} values; expected {columns}")
+        elif bad:
+            problems.append(f"{path}:{number}: {bad[0][:40]!r} is not a finite number; expected one such as -59.9")
+    raise_problems(path, problems)
     if not rows:
         raise InputError(f"{path}: holds no numbers; expected {columns} on each line")
     return np.array(rows), lines
 
 
-def _number(word, path, line):
-    # float() would take "1_000" and "nan", which are nobody's tilt angle.
-    try:
+def _number(word):
+    """Of a word; None if it is none that can be meant."""
+    try:  # float() would take "1_000" and "nan", which are nobody's tilt angle
         value = float(word) if "_" not in word else np.nan
     except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
-        raise InputError(f"{path}:{line}: {word[:40]!r} is not a finite number; expected one such as -59.9")
-    return value
+        return None
+    return value if abs(value) < LARGEST else None
 
 
 def read_per_image(source, name, n_views=None, stack=None):

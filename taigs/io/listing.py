@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from taigs.errors import InputError, InputWarning
+from taigs.errors import InputError, InputWarning, Problems
 from taigs.geometry import check_rotations
 from taigs.imaging.ctf import Ctf
 from taigs.imaging.fourier import CroppedImages
-from taigs.io.stacks import StackImages, find_stacks
+from taigs.io.stacks import StackImages, find_stacks, stacks_outside
 from taigs.views import Views
 
 
@@ -166,7 +166,7 @@ def check_alike(listing):
 # --- Views ---------------------------------------------------------------------------------------
 
 
-def listed_views(listing, datadir=None, box_crop=None, pixel_size=None):
+def listed_views(listing, datadir=None, box_crop=None, pixel_size=None, mode0=None):
     """Views of a listing; images are read when they are asked for.
 
     Parameters
@@ -175,7 +175,7 @@ def listed_views(listing, datadir=None, box_crop=None, pixel_size=None):
         With rotations.
     datadir : path-like, optional
         Folder that the names of stacks are relative to.
-    box_crop, pixel_size
+    box_crop, pixel_size, mode0
         As in `taigs.io.particles.read_particles`.
 
     Raises
@@ -183,15 +183,21 @@ def listed_views(listing, datadir=None, box_crop=None, pixel_size=None):
     InputError
         If stacks are missing or do not fit, or a rotation is none.
     """
-    check_alike(listing)
-    try:
-        check_rotations(listing.rotations)
-    except InputError as error:
-        first = next(i for i in range(len(listing)) if not _is_rotation(listing.rotations[i]))
-        raise InputError(f"{listing.where(first)}: {error}") from error
-    paths = find_stacks(listing.stacks, listing.source, datadir)
+    problems = Problems()
+    problems.attempt(check_alike, listing)
+    problems.attempt(_check_rotations, listing)
+    paths = problems.attempt(find_stacks, listing.stacks, listing.source, datadir)
     signs = 1 if listing.signs is None else listing.signs
-    images = StackImages(paths, listing.files, listing.slices, signs, listing.where, listing.sections)
+    images = paths and problems.attempt(
+        StackImages, paths, listing.files, listing.slices, signs, listing.where, listing.sections, mode0
+    )
+    problems.report(listing.source)
+    outside = stacks_outside(listing.stacks, paths, listing.source, datadir)
+    if outside:
+        listing.notes.append(
+            f"{len(outside)} of {len(paths)} stacks lie outside of {datadir or 'this folder and that of the file'}, "
+            f'by absolute names or ".."; first: {outside[0]}'
+        )
     apix, n = _pixel_size(listing, images), images.shape[1]
     if listing.boxes is not None and listing.boxes[0] != n:
         raise InputError(
@@ -217,6 +223,14 @@ def listed_views(listing, datadir=None, box_crop=None, pixel_size=None):
     return _cropped(views, box_crop, pixel_size, listing)
 
 
+def _check_rotations(listing):
+    try:
+        check_rotations(listing.rotations)
+    except InputError as error:
+        first = next(i for i in range(len(listing)) if not _is_rotation(listing.rotations[i]))
+        raise InputError(f"{listing.where(first)}: {error}") from error
+
+
 def _is_rotation(matrix):
     try:
         check_rotations(matrix)
@@ -236,15 +250,25 @@ def _pixel_size(listing, images):
         listing.notes.append(f"pixel size {next(iter(found.values())):g} A from the stacks' headers")
         return next(iter(found.values()))
     apix = float(listing.pixel_sizes[0])
-    other = [f for f, size in found.items() if abs(size / apix - 1) > 0.01]
+    other = [f for f, h in images.headers.items() if h.voxel_size and _differs(h.voxel_size[:2], apix)]
     if other:
         warnings.warn(
-            f"{images.paths[other[0]]}: {found[other[0]]:g} A per pixel in the header, {apix:g} in {listing.source}; "
-            f"{apix:g} used ({len(other)} of {len(images.headers)} stacks differ by more than 1 %)",
+            f"{images.paths[other[0]]}: {_text(images.headers[other[0]])} A per pixel in the header, {apix:g} in "
+            f"{listing.source}; {apix:g} used ({len(other)} of {len(images.headers)} stacks differ by more than 1 %)",
             InputWarning,
             stacklevel=4,
         )
     return apix
+
+
+def _differs(sizes, apix):
+    return max(abs(size / apix - 1) for size in sizes) > 0.01
+
+
+def _text(header):
+    """Size of a pixel in words: one number if it is square."""
+    x, y = header.voxel_size[:2]
+    return f"{x:g}" if not _differs((x,), y) else f"{x:g} x {y:g}"
 
 
 def _cropped(views, box_crop, pixel_size, listing):

@@ -2,7 +2,6 @@
 
 import bz2
 import contextlib
-import difflib
 import gzip
 import os
 import warnings
@@ -13,11 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from taigs.errors import InputError, InputWarning, NumericalError, RefusedError, ResourceError
+from taigs.io.files import existing_file, reading
+from taigs.io.sections import READ_BYTES, Sections, stamp
 
 HEADER_BYTES = 1024
 MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 OTHER_MODES = {3: "complex 16-bit integers", 4: "complex", 16: "RGB", 101: "4-bit integers"}
+SIGNS = {"signed": "i1", "unsigned": "u1"}  # of mode 0
 IMOD_STAMP = 1146047817
+SURPLUS_BYTES = 1 << 16  # that are counted after compressed data
 LARGEST_SIZE = 2**20  # of one axis, for telling the byte order; a swapped small number is >= 2^16
 
 _FIELDS = [
@@ -37,7 +40,9 @@ class MrcHeader:
 
     ``shape`` is that of the data as stored (sections, rows, columns); ``axes`` names which of x, y,
     z (1, 2, 3) columns, rows and sections are. ``voxel_size`` is (x, y, z) in Angstrom, or None where
-    the header leaves it unset (0, exactly 1, not finite). ``dtype`` includes the byte order.
+    the header leaves it unset (0, exactly 1, not finite). ``dtype`` includes the byte order; of mode 0
+    ``is_sign_guessed`` if neither the file nor the user told its sign. The file holds the first ``whole``
+    sections; fewer than all only where a truncated file is allowed.
     """
 
     shape: tuple
@@ -50,67 +55,53 @@ class MrcHeader:
     is_imod: bool
     labels: tuple
     file_size: int
-
-
-def existing_file(path):
-    """`path` as a Path, once it is known to be a file.
-
-    Raises
-    ------
-    InputError
-        If there is no such file (the nearest name in its folder is offered) or it is a folder.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: is a directory; expected a file")
-    if not path.exists():
-        names = os.listdir(path.parent) if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, names, n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise InputError(f"{path}: no such file{hint}")
-    return path
-
-
-@contextlib.contextmanager
-def reading(path):
-    """Turn the operating system's refusal to read `path` into a ResourceError."""
-    try:
-        yield
-    except OSError as error:
-        raise ResourceError(f"{path}: cannot be read ({error.strerror or error})") from error
+    whole: int
+    is_sign_guessed: bool
 
 
 # --- reading -------------------------------------------------------------------------------------
 
 
-def read_header(path):
+def read_header(path, mode0=None, allow_truncated=False):
     """Read and check the header (`MrcHeader`) of an MRC file, plain or compressed (gzip, bzip2).
+
+    Parameters
+    ----------
+    path : path-like
+    mode0 : {"signed", "unsigned"}, optional
+        What bytes are; default: as IMOD's flag says, else signed, as MRC2014 says.
+    allow_truncated : bool
+        Make do with the whole sections of a file that is shorter than its header says.
 
     Raises
     ------
     InputError
         If the file is missing, is no MRC file, cannot hold images or is shorter than its header says.
     ResourceError
-        If it may not be read.
+        If it may not be read, or does not fit into memory decompressed.
 
     Warns
     -----
     InputWarning
-        On bytes after the data, a wrong machine stamp or unset axis numbers.
+        On bytes after the data, missing sections, a wrong machine stamp or unset axis numbers.
     """
-    return _open(path)[0]
+    return _open(path, mode0, allow_truncated)[0]
 
 
-def open_stack(path):
-    """Open an image stack: (header, images).
+def open_stack(path, mode0=None, allow_truncated=False):
+    """Open an image stack: (header, `Sections`), of which the sections are read when they are indexed.
 
-    The images are a read-only (V, H, W) array of the file's own type: a memory map, or in memory if
-    the file is compressed. Raises as `read_header`, and InputError if the axes are not x, y, z.
+    Parameters and errors as of `read_header`; also InputError if the axes are not x, y, z.
     """
-    header, images = _open(path)
+    header, images = _open(path, mode0, allow_truncated)
     if header.axes != (1, 2, 3):
         raise InputError(f"{path}: axis order {header.axes} in an image stack; expected (1, 2, 3)")
     return header, images
+
+
+def open_sections(path, mode0=None, allow_truncated=False):
+    """As `open_stack`, but whatever the axes are: sections as they are stored."""
+    return _open(path, mode0, allow_truncated)
 
 
 def read_volume(path):
@@ -118,53 +109,67 @@ def read_volume(path):
 
     The axes are turned to z, y, x whatever their order in the file; the header keeps the file's.
     """
-    header, stored = _open(path)
-    warn_if_sign_is_guessed(path, header, stored)
+    header, sections = _open(path)
     runs_along = header.axes[::-1]  # the axis (1 x, 2 y, 3 z) of each dimension of the stored array
-    volume = stored.transpose([runs_along.index(axis) for axis in (3, 2, 1)])
-    return np.array(volume, dtype=np.float32, order="C"), header
+    order = [runs_along.index(axis) for axis in (3, 2, 1)]
+    try:
+        volume = np.empty([header.shape[i] for i in order], np.float32)
+    except MemoryError:
+        raise ResourceError(f"{path}: needs {sections.size * 4 / 1e9:.1f} GB of memory; try binning it first") from None
+    stored = volume.transpose(np.argsort(order))
+    for places, data in sections.runs(np.arange(len(sections))):
+        stored[places[0] : places[-1] + 1] = data
+    if header.is_sign_guessed and volume.min() < 0:
+        warn_of_sign(path, "convert it to 16 bit first")
+    return volume, header
 
 
-def warn_if_sign_is_guessed(path, header, data):
-    """Mode 0 is signed by the standard, but old programs meant 0..255; say so where it matters."""
-    if header.mode == 0 and not header.is_imod and data.min() < 0:
-        warnings.warn(
-            f"{path}: 8-bit data read as signed (-128..127), as MRC2014 says; if the program that wrote "
-            "it meant 0..255, convert it to 16 bit first",
-            InputWarning,
-            stacklevel=3,
-        )
+def warn_of_sign(path, remedy="try --mode0 unsigned (or signed, if it is right)"):
+    """Mode 0 is signed by the standard, but old programs meant 0..255; to be said where a value is negative."""
+    meant = f"if the program that wrote it meant 0..255, {remedy}"
+    _warn(f"{path}: 8-bit data read as signed (-128..127), as MRC2014 says; {meant}")
 
 
-def _open(path):
-    """(header, read-only array as stored)."""
+def _open(path, mode0=None, allow_truncated=False):
+    """(header, Sections)."""
     path = existing_file(path)
-    head, size, content = _read_start(path)
-    header = _parse(path, head, size)
-    if content is None:
-        with reading(path):
-            return header, np.memmap(path, header.dtype, "r", header.offset, header.shape)
-    count = int(np.prod(header.shape))
-    return header, np.frombuffer(content, header.dtype, count, header.offset).reshape(header.shape)
-
-
-def _read_start(path):
-    """(first 1024 bytes, size in bytes, whole content if it had to be decompressed)."""
     with reading(path), open(path, "rb") as file:
-        head = file.read(HEADER_BYTES)
-        size = os.fstat(file.fileno()).st_size
+        head, found = file.read(HEADER_BYTES), stamp(file)
     opener = gzip.open if head[:2] == b"\x1f\x8b" else bz2.open if head[:3] == b"BZh" else None
     if opener is None:
-        return head, size, None
+        header = _parse(path, head, found[0], mode0, allow_truncated)
+        return header, Sections(path, header, found)
+    content = _decompress(path, opener)
+    header = _parse(path, bytes(content[:HEADER_BYTES]), len(content), mode0, allow_truncated)
+    return header, Sections(path, header, found, content)
+
+
+def _decompress(path, opener):
+    """The bytes of a compressed file, few beyond those that its header accounts for: it may be a bomb."""
     try:
         with opener(path) as file:
-            content = file.read()
+            content = bytearray(file.read(HEADER_BYTES))
+            most = _claimed_bytes(path, bytes(content)) + SURPLUS_BYTES
+            while len(content) < most and (part := file.read(min(READ_BYTES, most - len(content)))):
+                content += part
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: the compressed file is damaged ({error}); fetch it again") from error
-    return content[:HEADER_BYTES], len(content), content
+    except MemoryError:
+        raise ResourceError(f"{path}: does not fit into memory decompressed; try decompressing it to disk") from None
+    return content
 
 
-def _parse(path, head, size):
+def _claimed_bytes(path, head):
+    """Size of the file that a header describes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said when the header is read for good
+        h, _ = _fields(path, head, len(head))
+    nsymbt, itemsize = max(0, int(h["nsymbt"])), np.dtype(MODES[int(h["mode"])]).itemsize
+    return HEADER_BYTES + nsymbt + int(np.prod(h["size"].astype(object))) * itemsize
+
+
+def _fields(path, head, size):
+    """(fields of a header that can be one of images, byte order); `size` is that of the file."""
     if len(head) < HEADER_BYTES:
         raise InputError(f"{path}: {size} bytes, an MRC header is {HEADER_BYTES}")
     if head[208:211] != b"MAP" or head[211:212] not in (b" ", b"\0"):
@@ -181,24 +186,30 @@ def _parse(path, head, size):
         raise InputError(f"{path}: mode {mode}{meaning} is not an image; supported 0 1 2 6 12")
     if 401 <= ispg <= 630 and (mz <= 0 or nz % mz):
         raise InputError(f"{path}: volume stack with nz={nz}, mz={mz}; expected nz to be a multiple of mz")
+    return h, order
+
+
+def _parse(path, head, size, mode0=None, allow_truncated=False):
+    h, order = _fields(path, head, size)
+    mode, shape = int(h["mode"]), tuple(int(n) for n in h["size"][::-1])
     is_imod = int(h["imod_stamp"]) == IMOD_STAMP
     # IMOD wrote unsigned bytes before it knew the standard; its flag 1 says that they are signed.
     kind = "u1" if mode == 0 and is_imod and not int(h["imod_flags"]) & 1 else MODES[mode]
-    dtype = np.dtype(order + kind)
-    header = MrcHeader(
-        shape=(nz, ny, nx),
+    dtype = np.dtype(order + (SIGNS[mode0] if mode == 0 and mode0 else kind))
+    return MrcHeader(
+        shape=shape,
         mode=mode,
         dtype=dtype,
         voxel_size=_voxel_size(h),
         axes=_axes(path, h),
-        ispg=ispg,
+        ispg=int(h["ispg"]),
         offset=HEADER_BYTES + int(h["nsymbt"]),
         is_imod=is_imod,
         labels=tuple(b.decode("latin-1").strip(" \0") for b in h["labels"][: max(0, int(h["nlabl"]))]),
         file_size=size,
+        whole=_whole_sections(path, shape, dtype, size - HEADER_BYTES, int(h["nsymbt"]), allow_truncated),
+        is_sign_guessed=mode == 0 and not is_imod and mode0 is None,
     )
-    _check_length(path, header, int(h["nsymbt"]))
-    return header
 
 
 def _byte_order(path, head):
@@ -208,16 +219,15 @@ def _byte_order(path, head):
         nx, mode = (int(np.frombuffer(head, order + "i4", 1, at)[0]) for at in (0, 12))
         return 0 < nx < LARGEST_SIZE and (mode in MODES or mode in OTHER_MODES)
 
-    stamp = head[212:214]
-    claimed = {b"\x44\x44": "<", b"\x44\x41": "<", b"\x11\x11": ">"}.get(stamp)
+    marked = head[212:214]
+    claimed = {b"\x44\x44": "<", b"\x44\x41": "<", b"\x11\x11": ">"}.get(marked)
     order = claimed or "<"
     swapped = "<" if order == ">" else ">"
     if not plausible(order) and plausible(swapped):
         order = swapped
     if order != claimed:
         name = {"<": "little", ">": "big"}[order]
-        message = f"{path}: machine stamp {stamp.hex(' ')} is wrong; mode and nx say {name}-endian"
-        warnings.warn(message, InputWarning, stacklevel=4)
+        _warn(f"{path}: machine stamp {marked.hex(' ')} is wrong; mode and nx say {name}-endian")
     return order
 
 
@@ -235,30 +245,35 @@ def _voxel_size(h):
 def _axes(path, h):
     axes = tuple(int(a) for a in h["axes"])
     if axes == (0, 0, 0):
-        warnings.warn(f"{path}: mapc, mapr, maps are unset; 1, 2, 3 assumed", InputWarning, stacklevel=4)
+        _warn(f"{path}: mapc, mapr, maps are unset; 1, 2, 3 assumed")
         return (1, 2, 3)
     if sorted(axes) != [1, 2, 3]:
         raise InputError(f"{path}: mapc, mapr, maps = {axes}; expected 1, 2, 3 in some order")
     return axes
 
 
-def _check_length(path, header, nsymbt):
-    available = header.file_size - HEADER_BYTES
+def _whole_sections(path, shape, dtype, available, nsymbt, allow_truncated):
+    """Number of sections that the file holds in full, of `available` bytes after its header: all, unless allowed."""
     if nsymbt < 0 or nsymbt > available:
         raise InputError(
             f"{path}: extended header of nsymbt = {nsymbt} bytes; the file has {available} after the header"
         )
-    nz, ny, nx = header.shape
-    expected = nz * ny * nx * header.dtype.itemsize
-    found = available - nsymbt
-    if found < expected:
-        raise InputError(
-            f"{path}: header says {nz} x {ny} x {nx} {header.dtype.name} = {_spaced(expected)} bytes, "
-            f"file has {_spaced(found)}: truncated copy?"
-        )
-    if found > expected:
-        extra = _spaced(found - expected)
-        warnings.warn(f"{path}: {extra} bytes after the data are ignored", InputWarning, stacklevel=4)
+    nz, ny, nx = shape
+    section = ny * nx * dtype.itemsize
+    expected, found = nz * section, available - nsymbt
+    whole = min(nz, found // section)
+    if whole < nz:
+        sizes = f"{nz} x {ny} x {nx} {dtype.name} = {_spaced(expected)} bytes, file has {_spaced(found)}"
+        if not (allow_truncated and whole):
+            raise InputError(f"{path}: header says {sizes}: truncated copy?")
+        _warn(f"{path}: header says {sizes}; the first {whole} of {nz} sections are whole and are used")
+    elif found > expected:
+        _warn(f"{path}: {_spaced(found - expected)} bytes after the data are ignored")
+    return whole
+
+
+def _warn(message):
+    warnings.warn(message, InputWarning, stacklevel=5)
 
 
 def _spaced(number):

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 
-from taigs.errors import InputError, InputWarning
+from taigs.errors import InputError, InputWarning, Problems
 from taigs.imaging.ctf import Ctf
 
 ABERRATIONS = {"rlnBeamTiltX": 0, "rlnBeamTiltY": 0, "rlnOddZernike": 0, "rlnEvenZernike": 0}
@@ -105,16 +105,20 @@ class Optics:
             self.particles.require(*labels)
         except InputError as error:
             raise InputError(f"{error}; {NO_CTF}") from error
-        defocus = [self.particles.floats(label) for label in labels]
-        bfactor = self.column("rlnCtfBfactor", 0)
+        problems = Problems()
+        defocus = [problems.attempt(self.particles.floats, label) for label in labels]
+        microscope = problems.attempt(self.microscope)
+        optional = {"rlnCtfBfactor": 0, "rlnPhaseShift": 0, "rlnCtfScalefactor": 1}
+        found = [problems.attempt(self.column, label, default) for label, default in optional.items()]
+        problems.report(self.path)
+        bfactor, phase, scale = found
         if np.any(bfactor < 0):
             warnings.warn(
                 f"{self.path}: rlnCtfBfactor down to {bfactor.min():g}; taken for a loss all the same, as Warp does",
                 InputWarning,
                 stacklevel=5,
             )
-        phase, scale = self.column("rlnPhaseShift", 0), self.column("rlnCtfScalefactor", 1)
-        return Ctf(*self.microscope(), *defocus, phase, np.abs(bfactor), scale)
+        return Ctf(*microscope, *defocus, phase, np.abs(bfactor), scale)
 
     def premultiplied(self):
         """(V,) bool: whether the images were multiplied by their CTF."""

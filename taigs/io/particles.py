@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from taigs.errors import InputError, raise_problems
+from taigs.errors import InputError, Problems, raise_problems
 from taigs.geometry import euler_to_matrix
 from taigs.io.cryodrgn import list_cryodrgn
 from taigs.io.cryosparc import list_cryosparc
+from taigs.io.files import existing_file
 from taigs.io.listing import Listing, choose, listed_views
-from taigs.io.mrc import existing_file
 from taigs.io.optics import Optics
 from taigs.io.star import read_star
 from taigs.io.subtomograms import are_subtomograms, list_subtomograms
@@ -15,7 +15,7 @@ from taigs.io.subtomograms import are_subtomograms, list_subtomograms
 
 def read_particles(
     path, *, datadir=None, class_number=None, subset=None, box_crop=None, pixel_size=None, no_ctf=False, poses=None,
-    ctf=None, tomograms=None,
+    ctf=None, tomograms=None, mode0=None,
 ):  # fmt: skip
     """Read particles with known poses as Views. Images are read when they are asked for.
 
@@ -43,6 +43,8 @@ def read_particles(
         cryoDRGN's ctf.pkl.
     tomograms : path-like, optional
         tomograms.star of sub-tomograms; default: the one beside `path`.
+    mode0 : {"signed", "unsigned"}, optional
+        What bytes are (MRC mode 0); default: as IMOD's flag says, else signed. cryoSPARC takes them for unsigned.
 
     Returns
     -------
@@ -64,13 +66,13 @@ def read_particles(
     """
     return read_particles_with_notes(
         path, datadir=datadir, class_number=class_number, subset=subset, box_crop=box_crop, pixel_size=pixel_size,
-        no_ctf=no_ctf, poses=poses, ctf=ctf, tomograms=tomograms,
+        no_ctf=no_ctf, poses=poses, ctf=ctf, tomograms=tomograms, mode0=mode0,
     )[0]  # fmt: skip
 
 
 def read_particles_with_notes(
     path, *, datadir=None, class_number=None, subset=None, box_crop=None, pixel_size=None, no_ctf=False, poses=None,
-    ctf=None, tomograms=None,
+    ctf=None, tomograms=None, mode0=None,
 ):  # fmt: skip
     """As `read_particles`, but return (views, notes): what was found and decided, one sentence each."""
     path = existing_file(path)
@@ -90,7 +92,7 @@ def read_particles_with_notes(
     if listing.rotations is None:
         raise InputError(f"{path}: no poses (rlnAngleRot, rlnAngleTilt, rlnAnglePsi); try a file of a refinement")
     listing = choose(listing, class_number, subset)
-    views = listed_views(listing, datadir, box_crop, pixel_size)
+    views = listed_views(listing, datadir, box_crop, pixel_size, mode0)
     return views, listing.notes
 
 
@@ -112,25 +114,25 @@ def list_relion(path, tables, no_ctf=False):
         raise InputError(
             f"{path}: the particles are volumes; expected images; try extracting sub-tomograms as 2D stacks"
         )
-    stacks, files, slices = _images(path, particles)
-    apix, told_by = optics.pixel_size()
+    problems = Problems()
+    images = problems.attempt(_images, path, particles)
+    size = problems.attempt(optics.pixel_size)
+    optics.warn_of_aberrations()
+    values = {"rotations": problems.attempt(_rotations, particles)}
+    for name, label in (("half_sets", "rlnRandomSubset"), ("classes", "rlnClassNumber")):
+        values[name] = problems.attempt(particles.ints, label) if label in particles else None
+    if not no_ctf:
+        values["ctf"] = problems.attempt(optics.ctf)
+        values["premultiplied"] = problems.attempt(optics.premultiplied)
+    values["boxes"] = problems.attempt(optics.column, "rlnImageSize") if optics.has("rlnImageSize") else None
+    origins = problems.attempt(_origins, particles, size[0] if size else 1.0)
+    problems.report(path)
+    (stacks, files, slices), (apix, told_by) = images, size
     generation = "3.0" if optics.table is None else "3.1 or later"
     notes = [
         f"RELION {generation}: {len(particles)} particles of {optics.count}, {apix[0]:g} A per pixel from {told_by}"
     ]
-    optics.warn_of_aberrations()
-    values = {}
-    if all(f"rlnAngle{name}" in particles for name in ("Rot", "Tilt", "Psi")):
-        values["rotations"] = euler_to_matrix(*(particles.floats(f"rlnAngle{name}") for name in ("Rot", "Tilt", "Psi")))
-    elif any(f"rlnAngle{name}" in particles for name in ("Rot", "Tilt", "Psi")):
-        particles.require("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
-    for name, label in (("half_sets", "rlnRandomSubset"), ("classes", "rlnClassNumber")):
-        values[name] = particles.ints(label) if label in particles else None
-    if no_ctf:
-        notes.append("images without CTF, as given")
-    else:
-        values["ctf"] = optics.ctf()
-        values["premultiplied"] = optics.premultiplied()
+    notes += ["images without CTF, as given"] if no_ctf else []
     return Listing(
         source=path,
         stacks=stacks,
@@ -138,12 +140,23 @@ def list_relion(path, tables, no_ctf=False):
         slices=slices,
         where=particles.where,
         pixel_sizes=apix,
-        shifts=-_origins(particles, apix),
+        shifts=-origins,
         groups=optics.groups,
-        boxes=optics.column("rlnImageSize") if optics.has("rlnImageSize") else None,
         notes=notes,
         **values,
     )
+
+
+def _rotations(particles):
+    """(V, 3, 3) rotations volume -> image; None if the file has none of the angles."""
+    labels = [f"rlnAngle{name}" for name in ("Rot", "Tilt", "Psi")]
+    if not any(label in particles for label in labels):
+        return None
+    particles.require(*labels)
+    problems = Problems()
+    angles = [problems.attempt(particles.floats, label) for label in labels]
+    problems.report(particles.path)
+    return euler_to_matrix(*angles)
 
 
 def _particles_table(path, tables):

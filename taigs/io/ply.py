@@ -6,15 +6,16 @@ too) come back unchanged; a comment holds its header. Opacity and colour are for
 """
 
 import json
+import os
 import warnings
 
 import numpy as np
 
 from taigs import __version__
-from taigs.cloud import GaussianCloud
 from taigs.errors import InputError, InputWarning
-from taigs.io.clouds import FORMAT, VERSION, check_header
-from taigs.io.mrc import atomic_file, existing_file, reading
+from taigs.io.clouds import FORMAT, VERSION, check_header, checked_cloud
+from taigs.io.files import existing_file, reading
+from taigs.io.mrc import atomic_file
 
 POSITION = ("x", "y", "z")
 SCALE = ("scale_0", "scale_1", "scale_2")
@@ -80,7 +81,7 @@ def optical_depths(cloud):
 
 
 def read_ply(path):
-    """(GaussianCloud, header dict) from a PLY of taigs or of any 3D Gaussian splatting program.
+    """(`taigs.cloud.GaussianCloud`, header dict) from a PLY of taigs or of any 3D Gaussian splatting program.
 
     Without the property `mass` the file is taken to be in Angstrom, and a mass is what gives the Gaussian's peak the
     optical depth -log(1 - opacity); colours are ignored. The header then names neither pixel size nor box.
@@ -96,40 +97,49 @@ def read_ply(path):
         If masses had to be made up.
     """
     path = existing_file(path)
-    with reading(path):
-        content = path.read_bytes()
-    try:
-        lines, start = _split(path, content)
-        rows = _vertices(path, lines, content, start)
-        found = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
-        header = json.loads(found[0]) if found else {"format": FORMAT, "version": VERSION, "pixel_size_A": None}
-        check_header(path, header)
-        positions, scales, rotations = (_columns(path, rows, names) for names in (POSITION, SCALE, ROTATION))
-        if "mass" in rows.dtype.names:
-            masses = rows["mass"].astype(np.float64)
-            signed = bool(header.setdefault("signed", bool((masses < 0).any())))
-        else:
-            (opacity,) = _columns(path, rows, ("opacity",)).T
-            masses = 2 * np.pi * np.exp(2 * scales.mean(axis=1)) * np.logaddexp(0, opacity)  # of a logit: -log(1 - o)
-            signed = header["signed"] = False
-            message = f"{path}: no masses in it: taken from the opacities, lengths as Angstrom, colours ignored"
-            warnings.warn(message, InputWarning, stacklevel=2)
-        return GaussianCloud(positions, scales, rotations, masses, signed), header
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a readable PLY ({error}); expected one of 3D Gaussians") from None
+    with reading(path), open(path, "rb") as file:
+        start = file.read(LARGEST_HEADER)
+        available = os.fstat(file.fileno()).st_size
+        try:
+            lines, at = _split(path, start)
+            count, dtype = _vertices(path, lines, available - at)
+            file.seek(at)
+            rows = np.fromfile(file, dtype, count)
+            return _read_cloud(path, lines, rows)
+        except (KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"{path}: not a readable PLY ({error}); expected one of 3D Gaussians") from None
+
+
+def _read_cloud(path, lines, rows):
+    found = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
+    header = json.loads(found[0]) if found else {"format": FORMAT, "version": VERSION, "pixel_size_A": None}
+    check_header(path, header)
+    positions, scales, rotations = (_columns(path, rows, names) for names in (POSITION, SCALE, ROTATION))
+    if "mass" in rows.dtype.names:
+        masses = rows["mass"].astype(np.float64)
+        signed = header.setdefault("signed", bool((masses < 0).any()))
+    else:
+        (opacity,) = _columns(path, rows, ("opacity",)).T
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is refused
+            # -log(1 - o) of an opacity o, which stands in the file as its logit
+            masses = 2 * np.pi * np.exp(2 * scales.mean(axis=1)) * np.logaddexp(0, opacity)
+        signed = header["signed"] = False
+        message = f"{path}: no masses in it: taken from the opacities, lengths as Angstrom, colours ignored"
+        warnings.warn(message, InputWarning, stacklevel=4)
+    return checked_cloud(path, positions, scales, rotations, masses, signed), header
 
 
 def _split(path, content):
     """(lines of the header, offset of the data)."""
-    end = content.find(b"end_header", 0, LARGEST_HEADER)
-    newline = content.find(b"\n", max(end, 0), LARGEST_HEADER)
+    end = content.find(b"end_header")
+    newline = content.find(b"\n", max(end, 0))
     if content[:3] != b"ply" or end < 0 or newline < 0:
         raise InputError(f"{path}: not a PLY file; expected ply ... end_header")
     return [line.strip() for line in content[:end].decode("latin-1").splitlines()], newline + 1
 
 
-def _vertices(path, lines, content, start):
-    """Structured array of the element `vertex`."""
+def _vertices(path, lines, available):
+    """(number, structured dtype) of the element `vertex`, of which there are `available` bytes at most."""
     words = [line.split() for line in lines]
     form = next((w[1] for w in words if w[:1] == ["format"]), None)
     if form != "binary_little_endian":
@@ -141,10 +151,9 @@ def _vertices(path, lines, content, start):
     end = elements[1] if len(elements) > 1 else len(words)
     properties = [w for w in words[elements[0] : end] if w[:1] == ["property"]]
     dtype = np.dtype([(name, "<" + TYPES[kind]) for _, kind, name in properties])  # a list has more words
-    available = len(content) - start
     if count < 0 or available < count * dtype.itemsize:
         raise InputError(f"{path}: {count} vertices of {dtype.itemsize} bytes, file has {available}: truncated copy?")
-    return np.frombuffer(content, dtype, count, start)
+    return count, dtype
 
 
 def _columns(path, rows, names):

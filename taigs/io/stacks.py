@@ -2,6 +2,7 @@
 
 import operator
 import os
+import stat
 import warnings
 from pathlib import Path
 
@@ -9,10 +10,8 @@ import numpy as np
 
 from taigs.errors import InputError, InputWarning, raise_problems
 from taigs.io import mrc
-from taigs.io.mrc import existing_file, reading
-
-READ_BYTES = 1 << 26  # at most, in one go
-
+from taigs.io.files import existing_file, file_mode, reading
+from taigs.io.sections import Sections, stamp
 
 # --- finding --------------------------------------------------------------------------------------
 
@@ -27,7 +26,16 @@ def find_stack(name, source, datadir=None):
         tried = [Path(datadir) / name, Path(datadir) / Path(name).name, Path(name)]
     else:
         tried = [Path(name), *(folder / name for folder in Path(source).absolute().parents)]
-    return next((path for path in tried if path.is_file()), None), list(dict.fromkeys(map(str, tried)))
+    return next((path for path in tried if _is_there(path)), None), list(dict.fromkeys(map(str, tried)))
+
+
+def _is_there(path):
+    """Whether there is anything but a folder; pipes and devices are refused by name when they are opened."""
+    try:
+        mode = file_mode(path)
+    except OSError:  # a folder that may not be searched, where the stack need not be
+        return False
+    return mode is not None and not stat.S_ISDIR(mode)
 
 
 def find_stacks(names, source, datadir=None):
@@ -51,14 +59,30 @@ def find_stacks(names, source, datadir=None):
     return [path for path, _ in found]
 
 
+def stacks_outside(names, paths, source, datadir=None):
+    """Those of the names that led out of the folders the user named, by being absolute or by "..".
+
+    These are `datadir`, or else the working directory and the folder of `source`. Links count as the folder that
+    holds them: whoever made them meant them.
+    """
+    folders = [Path(datadir)] if datadir is not None else [Path(), Path(source).parent]
+    folders = [os.path.normpath(folder.absolute()) for folder in folders]
+
+    def leads_out(name, path):
+        place = os.path.normpath(Path(path).absolute())
+        is_plain = not os.path.isabs(name) and ".." not in Path(name).parts
+        return not is_plain and not any(os.path.commonpath([folder, place]) == folder for folder in folders)
+
+    return [name for name, path in zip(names, paths, strict=True) if leads_out(name, path)]
+
+
 # --- reading -----------------------------------------------------------------------------------
 
 
 class StackImages:
     """Images of many stack files, read when indexed: ``images[i]``, or ``images[slice, list or array]``.
 
-    Headers are checked here, once per file. Files are opened for each reading anew, so that one that was
-    replaced or shortened is noticed, and none is mapped into memory.
+    Headers are checked here, once per file; then see `taigs.io.sections.Sections`.
 
     Parameters
     ----------
@@ -71,6 +95,8 @@ class StackImages:
         Index of an image -> its place in the metadata, for messages.
     sections : list of int, optional
         How many sections each file must have.
+    mode0 : {"signed", "unsigned"}, optional
+        As in `taigs.io.mrc.read_header`.
 
     Raises
     ------
@@ -81,19 +107,20 @@ class StackImages:
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, paths, files, slices, sign=1, where=None, sections=None):
+    def __init__(self, paths, files, slices, sign=1, where=None, sections=None, mode0=None):
         self.paths = [Path(path) for path in paths]
         self._files, self._slices = np.asarray(files, int), np.asarray(slices, int)
         self._sign = np.broadcast_to(np.asarray(sign, np.float32), self._files.shape)
         if not len(self._files):
             raise InputError("no images")
-        problems, warned, self.headers, self._stamps = [], {}, {}, {}
+        problems, warned, self.headers, self._stacks = [], {}, {}, {}
         for file in np.unique(self._files).tolist():
             path = self.paths[file]
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 try:
-                    self.headers[file], self._stamps[file] = stack_header(path)
+                    self.headers[file], found = stack_header(path, mode0)
+                    self._stacks[file] = Sections(path, self.headers[file], found)
                 except InputError as error:
                     problems.append(str(error))
             for warning in caught:
@@ -106,6 +133,14 @@ class StackImages:
             warnings.warn(f"{paths[0]}{message}{more}", InputWarning, stacklevel=2)
         header = next(iter(self.headers.values()))
         self.shape = (len(self._files), *header.shape[1:])
+        self._warn_of_sign()
+
+    def _warn_of_sign(self):
+        """Bytes meant to be 0..255 are negative where they exceed 127: one image of each stack in question tells."""
+        for file in [file for file, header in self.headers.items() if header.is_sign_guessed]:
+            if (self._stacks[file][self._slices[self._files == file][0]] < 0).any():
+                mrc.warn_of_sign(self.paths[file])
+                return
 
     def _bad_boxes(self):
         boxes = {}
@@ -150,29 +185,14 @@ class StackImages:
         files, slices = self._files[picked], self._slices[picked]
         order = np.lexsort((slices, files))
         for places in np.split(order, np.flatnonzero(np.diff(files[order])) + 1) if len(picked) else ():
-            self._read_file(int(files[places[0]]), slices[places], places, images)
+            stack = self._stacks[int(files[places[0]])]
+            for part, data in stack.runs(slices[places]):
+                _refuse_nonfinite(stack.path, slices[places[part[0]]], data)
+                images[places[part]] = data
         sign = self._sign[picked]
         if np.any(sign != 1):
             images *= sign[:, None, None]
         return images
-
-    def _read_file(self, file, slices, places, images):
-        """Fill images[places] with sections `slices`, which ascend: those that adjoin in one go."""
-        path, header = existing_file(self.paths[file]), self.headers[file]
-        section = int(np.prod(header.shape[1:])) * header.dtype.itemsize
-        most = max(1, READ_BYTES // section)
-        with reading(path), open(path, "rb", buffering=0) as handle:
-            content = b"" if _stamp(handle) == self._stamps[file] else None
-            for run in np.split(np.arange(len(slices)), np.flatnonzero(np.diff(slices) != 1) + 1):
-                for part in np.split(run, range(most, len(run), most)):
-                    size = len(part) * section
-                    if content is not None:
-                        content = os.pread(handle.fileno(), size, header.offset + int(slices[part[0]]) * section)
-                    if content is None or len(content) != size:
-                        raise InputError(f"{path}: changed after its header was read; try again when it is complete")
-                    data = np.frombuffer(content, header.dtype).reshape(-1, *header.shape[1:])
-                    _refuse_nonfinite(path, slices[part[0]], data)
-                    images[places[part]] = data
 
 
 def _refuse_nonfinite(path, first, data):
@@ -185,25 +205,20 @@ def _refuse_nonfinite(path, first, data):
         )
 
 
-def _stamp(handle):
-    status = os.fstat(handle.fileno())
-    return status.st_size, status.st_mtime_ns
-
-
-def stack_header(path):
+def stack_header(path, mode0=None):
     """(MrcHeader, size and time) of a stack. As `mrc.read_header`, but never reads more than the header.
 
     cryoDRGN and tomoDRGN write headers without "MAP " and machine stamp: let pass if they account for every byte.
     """
     path = existing_file(path)
     with reading(path), open(path, "rb") as file:
-        head, stamp = file.read(mrc.HEADER_BYTES), _stamp(file)
+        head, found = file.read(mrc.HEADER_BYTES), stamp(file)
     if head[:2] == b"\x1f\x8b" or head[:3] == b"BZh":
         raise InputError(f"{path}: compressed, so that single images cannot be read; try decompressing it")
     unmarked = head[208:216] == bytes(8)
-    header = mrc._parse(path, head[:208] + b"MAP " + head[212:] if unmarked else head, stamp[0])
-    if unmarked and header.offset + int(np.prod(header.shape)) * header.dtype.itemsize != stamp[0]:
+    header = mrc._parse(path, head[:208] + b"MAP " + head[212:] if unmarked else head, found[0], mode0)
+    if unmarked and header.offset + int(np.prod(header.shape)) * header.dtype.itemsize != found[0]:
         raise InputError(f'{path}: not an MRC file (no "MAP " at byte 208)')
     if header.axes != (1, 2, 3):
         raise InputError(f"{path}: axis order {header.axes} in an image stack; expected (1, 2, 3)")
-    return header, stamp
+    return header, found

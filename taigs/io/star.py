@@ -4,8 +4,9 @@ import re
 
 import numpy as np
 
-from taigs.errors import InputError, NumericalError
-from taigs.io.mrc import atomic_file, existing_file, reading
+from taigs.errors import InputError, NumericalError, raise_problems
+from taigs.io.files import existing_file, reading
+from taigs.io.mrc import atomic_file
 
 CHUNK_BYTES = 2**24
 LONGEST_VALUE = 4096  # bytes; a column is as wide as its longest value: one runaway value could fill the memory
@@ -98,11 +99,12 @@ class Table:
         return values.astype(np.int64)
 
     def _refuse(self, label, bad, expected):
-        if bad.any():
-            row = int(np.argmax(bad))
+        problems = []
+        for row in np.flatnonzero(bad).tolist():
             text = self.columns[label][row].decode()[:40]
             where = f"{self.path}:{self._label_lines[label]}" if self._label_lines else self.where(row)
-            raise InputError(f'{where}: {label} "{text}" is not {expected}')
+            problems.append(f'{where}: {label} "{text}" is not {expected}')
+        raise_problems(self.path or f"block {self.name}", problems)
 
     def subset(self, indices):
         """Table of some rows: indices in any order, or one bool per row."""
@@ -253,8 +255,8 @@ class _Text:
             first = self.line(start)
             counts = np.diff(np.searchsorted(starts, self.breaks[first : self.line(stop)]), prepend=0)
             bad = np.flatnonzero((counts != n_columns) & (counts != 0))
-            if len(bad):
-                raise self.error(first + bad[0], f"{counts[bad[0]]} values{complaint}")
+            problems = [str(self.error(first + row, f"{counts[row]} values{complaint}")) for row in bad.tolist()]
+            raise_problems(self.path, problems)
             for j, part in enumerate(parts):
                 part.append(self._gather(starts[j::n_columns], ends[j::n_columns]))
             lines.append(first + np.flatnonzero(counts))

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from taigs.errors import InputError, InputWarning, NumericalError, raise_problems
+from taigs.errors import InputError, InputWarning, NumericalError, Problems
 from taigs.geometry import imod_views_geometry, tilt_rotation
 from taigs.imaging.dose import dose_weight
 from taigs.io.imod import read_angles, read_per_image, read_xf
-from taigs.io.mrc import open_stack, warn_if_sign_is_guessed
+from taigs.io.mrc import open_stack, warn_of_sign
 from taigs.views import Views
 
 DOSE_FREQUENCY = 1 / 20  # 1/A: where the signal that a tomogram lives on fades; see _weights
@@ -19,7 +19,7 @@ DOSE_FREQUENCY = 1 / 20  # 1/A: where the signal that a tomogram lives on fades;
 
 def read_tilt_series(
     stack, angles, xf=None, xtilt=None, tilt_axis=0.0, pixel_size=None, exclude=(), contrast="auto", bin=1,
-    dose=None, invert_angles=False, mask_nonfinite=False, cos_weights=False,
+    dose=None, invert_angles=False, mask_nonfinite=False, cos_weights=False, mode0=None, allow_truncated=False,
 ):  # fmt: skip
     """Read a tilt series as Views: density bright, background 0, noise about 1, in one scale for all.
 
@@ -54,6 +54,10 @@ def read_tilt_series(
     cos_weights : bool
         Weight each view by cos(tilt), for the longer way through the ice. The fit's gain per view
         accounts for a weaker signal already.
+    mode0 : {"signed", "unsigned"}, optional
+        What bytes are (MRC mode 0); default: as IMOD's flag says, else signed.
+    allow_truncated : bool
+        Leave out the images that a stack lacks which is shorter than its header says.
 
     Returns
     -------
@@ -75,28 +79,32 @@ def read_tilt_series(
     """
     return read_tilt_series_with_notes(
         stack, angles, xf, xtilt, tilt_axis, pixel_size, exclude, contrast, bin, dose, invert_angles,
-        mask_nonfinite, cos_weights,
+        mask_nonfinite, cos_weights, mode0, allow_truncated,
     )[0]  # fmt: skip
 
 
 def read_tilt_series_with_notes(
     stack, angles, xf=None, xtilt=None, tilt_axis=0.0, pixel_size=None, exclude=(), contrast="auto", bin=1,
-    dose=None, invert_angles=False, mask_nonfinite=False, cos_weights=False,
+    dose=None, invert_angles=False, mask_nonfinite=False, cos_weights=False, mode0=None, allow_truncated=False,
 ):  # fmt: skip
     """As `read_tilt_series`, but return (views, notes): what was decided, one sentence each."""
-    problems = _Problems()
-    header, frames = problems.attempt(open_stack, stack) or (None, None)
+    problems = Problems()
+    header, frames = problems.attempt(open_stack, stack, mode0, allow_truncated) or (None, None)
     n = header.shape[0] if header else None
-    tilt = problems.attempt(read_angles, angles, n, stack)
-    alignment = None if xf is None else problems.attempt(read_xf, xf, n, stack)
-    xtilt_deg = 0.0 if xtilt is None else problems.attempt(read_per_image, xtilt, "x-axis tilts", n, stack)
-    dose_e = 0.0 if dose is None else problems.attempt(_dose, dose, n, stack)
+    per_image = (
+        problems.attempt(read_angles, angles, n, stack),
+        None if xf is None else problems.attempt(read_xf, xf, n, stack),
+        0.0 if xtilt is None else problems.attempt(read_per_image, xtilt, "x-axis tilts", n, stack),
+        0.0 if dose is None else problems.attempt(_dose, dose, n, stack),
+    )
     kept = problems.attempt(_kept, exclude, n)
     apix, notes = problems.attempt(_pixel_size, pixel_size, header, stack) or (None, [])
     problems.attempt(_check_options, tilt_axis, xf, contrast, bin, header)
-    raise_problems(stack, problems)
+    problems.report(stack)
 
-    bin = int(bin)
+    bin, n = int(bin), len(frames)  # a truncated stack has fewer than its header says
+    kept = [v for v in kept if v < n]
+    tilt, alignment, xtilt_deg, dose_e = (v if v is None or np.ndim(v) == 0 else v[:n] for v in per_image)
     tilt = -tilt if invert_angles else tilt
     projections, shifts = imod_views_geometry(tilt, xtilt_deg, alignment)
     if xf is None:
@@ -112,7 +120,10 @@ def read_tilt_series_with_notes(
         tilt_angles=tilt,
         names=tuple(f"{v + 1}@{stack}" for v in range(n)),
     )
-    warn_if_sign_is_guessed(stack, header, frames)
+    if n < header.shape[0]:
+        notes.append(f"images {n + 1} to {header.shape[0]} are left out: the stack is truncated")
+    if header.is_sign_guessed and any((frames[v] < 0).any() for v in kept):
+        warn_of_sign(stack)
     views = _load(views, kept, bin, mask_nonfinite, stack, notes)
     sign, scale = _contrast_sign(views, contrast, stack, notes), _noise_scale(views.images)
     notes.append(f"all images were divided by {scale:.4g}, the noise's standard deviation")
@@ -121,16 +132,6 @@ def read_tilt_series_with_notes(
 
 
 # --- checks: everything before the images --------------------------------------------------------
-
-
-class _Problems(list):
-    """Collects what is wrong with the input, so that all of it can be reported at once."""
-
-    def attempt(self, function, *args):
-        try:
-            return function(*args)
-        except InputError as error:
-            self.append(str(error))
 
 
 def _dose(dose, n, stack):
@@ -259,7 +260,8 @@ def _noise_scale(images):
         rows = image[:: max(1, image.size // 10**6)]
         difference = (rows[:, 3:] - rows[:, :-3]).ravel() if rows.shape[1] > 3 else rows.ravel()
         for _ in range(4):
-            difference = difference[np.abs(difference) <= 4 * difference.std(dtype=float)]
+            inner = np.abs(difference) <= 4 * difference.std(dtype=float)
+            difference = difference[inner] if inner.any() else difference  # none is, on a ramp free of noise
         scales.append(max(difference.std(dtype=float) / np.sqrt(2), 0.02 * image.std(dtype=float)))
     scale = float(np.median(scales))
     if not (np.isfinite(scale) and scale > 0):
