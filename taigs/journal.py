@@ -168,10 +168,13 @@ class Journal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self.folder is not None:
+            kept = len(list(self.folder.iterdir())) > 1
             refused = isinstance(error, TaigsError) and not isinstance(error, StoppedError)
-            if error is None or (refused and len(list(self.folder.iterdir())) == 1):  # nothing was kept so far
+            if error is None or (refused and not kept):
                 shutil.rmtree(self.folder, ignore_errors=True)
             self._lock.release()
+            if kept and type(error) is ResourceError:
+                raise ResourceError(f"{error}; what was computed is kept: make room and try --resume") from None
 
     def _stop(self, number, _frame):
         if self.stop:
@@ -204,7 +207,7 @@ class Journal:
             self._failures += 1
             log.warning("no checkpoint: %s", error)
             if self._failures >= FAILURES:
-                raise ResourceError(f"{error}; {FAILURES} checkpoints in a row; make room and try --resume") from None
+                raise ResourceError(f"{error}: {FAILURES} checkpoints in a row") from None
             return False
         finally:
             self.save_now, self._last = None, time.monotonic()
