@@ -10,7 +10,7 @@ from taigs.kernels.densify import NOWHERE
 from taigs.kernels.fields import CloudFields
 from taigs.kernels.layout import LAYOUT, round_up
 
-KEPT = ("raw", "moment1", "moment2", "score", "mass")  # densification needs the masses of the last drawing
+ROWS = 35  # of numbers for each Gaussian; see `read_rows`
 FLOOR = 1e-4  # smallest mass, in units of the cloud's mean, that softplus can still bring back
 
 
@@ -34,17 +34,13 @@ class DeviceCloud:
 
     def state(self):
         """All that later steps of a fit depend on, exactly, for `set_state`."""
-        fields, n = self.cloud, self.n_chunks * LAYOUT.chunk
-        arrays = {name: read_scalars(getattr(fields, name), n) for name in KEPT}
-        return {"n": int(self.n), "unit": float(fields.unit[None]), **arrays}
+        rows = read_rows(self.cloud, self.n_chunks * LAYOUT.chunk)
+        return {"n": int(self.n), "unit": float(self.cloud.unit[None]), "rows": rows}
 
     def set_state(self, state):
         self.n = state["n"]
         self.cloud.unit[None] = state["unit"]
-        write_raw(self.cloud, state["raw"])
-        for name in KEPT[1:]:
-            for field, values in zip(_listed(getattr(self.cloud, name)), state[name], strict=True):
-                transfer.load_scalars(field, values, len(values))
+        write_rows(self.cloud, state["rows"])
 
 
 def raw_parameters(cloud, unit):
@@ -64,26 +60,26 @@ def upload(cloud, fields: CloudFields):
         raise InputError("a signed cloud needs signed device memory")
     unit = float(np.abs(cloud.masses).mean()) if len(cloud) else 1.0
     fields.unit[None] = unit = unit or 1.0
-    write_raw(fields, raw_parameters(cloud, unit))
+    rows = np.zeros((ROWS, len(cloud)), float_type())
+    rows[:11] = raw_parameters(cloud, unit)
+    write_rows(fields, rows)
 
 
-def write_raw(fields: CloudFields, parameters):
-    """(11, n) raw parameters into device memory; other slots are empty Gaussians far outside, Adam starts anew."""
-    n = parameters.shape[1]
-    raw = np.zeros((11, fields.capacity), float_type())
-    raw[:, :n] = parameters
-    raw[:3, n:] = NOWHERE
-    raw[6, n:] = 1
-    raw[10, n:] = 0 if fields.signed else -50
-    for field, values in zip(fields.raw, raw, strict=True):
-        transfer.load_scalars(field, values, fields.capacity)
-    for field in (*fields.moment1, *fields.moment2, fields.score):
-        field.fill(0)
+def read_rows(fields: CloudFields, n):
+    """(35, n) array of the first n Gaussians: raw parameters, Adam's two moments (11 rows each), score, mass."""
+    rows = np.empty((ROWS, n), float_type())
+    transfer.store_cloud(fields, rows, n)
+    return rows
+
+
+def write_rows(fields: CloudFields, rows):
+    """What `read_rows` reads into device memory; the other slots become empty Gaussians far outside."""
+    transfer.load_cloud(fields, rows, rows.shape[1], fields.capacity)
 
 
 def download(fields: CloudFields, n):
     """The first n Gaussians in device memory as a GaussianCloud (empty slots left out)."""
-    raw = read_scalars(fields.raw, n).astype(np.float64)
+    raw = read_rows(fields, n)[:11].astype(np.float64)
     unit = fields.unit[None]
     masses = unit * (raw[10] if fields.signed else np.logaddexp(0, raw[10]))
     quaternions = raw[6:10].T / np.linalg.norm(raw[6:10].T, axis=1, keepdims=True)
@@ -92,16 +88,11 @@ def download(fields: CloudFields, n):
 
 
 def read_scalars(fields, n):
-    """(len(fields), n) array of the first n entries of scalar fields, or of a single one."""
-    fields = _listed(fields)
+    """(len(fields), n) array of the first n entries of scalar fields."""
     out = np.empty((len(fields), n), float_type())
     for field, row in zip(fields, out, strict=True):
         transfer.store_scalars(field, row, n)
     return out
-
-
-def _listed(fields):
-    return fields if isinstance(fields, list) else [fields]
 
 
 def float_type():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from taigs.device import read_scalars
+from taigs.device import read_rows
 from taigs.errors import NumericalError
 from taigs.journal import Journal
 from taigs.kernels.adam import adam, gradient_size
@@ -147,7 +147,7 @@ class Fit:
         cloud, n = self.gaussians.cloud, self.gaussians.n
         if self.at.step == 0:
             return
-        scores, mass = read_scalars([cloud.score, cloud.mass], n)
+        scores, mass = read_rows(cloud, n)[-2:]
         useful = np.abs(mass) >= self.config.mass_min * np.abs(mass).mean()
         wanted = min(stage.n_gaussians - useful.sum(), useful.sum())
         threshold = np.inf

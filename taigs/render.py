@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from taigs import runtime
-from taigs.device import DeviceCloud, float_type, read_scalars, upload
+from taigs.device import DeviceCloud, float_type, upload
 from taigs.errors import InputError
 from taigs.kernels import transfer
 from taigs.kernels.covariance import covariance, covariance_vjp
@@ -166,9 +166,10 @@ def project_vjp(cloud, rotation, v_image, pixel_size, shift=(0.0, 0.0), centre=N
 
 def cloud_gradient(fields, n):
     """dL/d(position, log sigma, quaternion, mass) from the last backward pass."""
-    v = read_scalars(fields.v_raw, n).astype(np.float64)
-    v_mass = read_scalars([fields.v_mass], n).astype(np.float64)[0]
-    return {"positions": v[:3].T, "log_sigmas": v[3:6].T, "quaternions": v[6:10].T, "masses": v_mass}
+    rows = np.empty((12, n), float_type())
+    transfer.store_gradient(fields, rows, n)
+    v = rows.astype(np.float64)
+    return {"positions": v[:3].T, "log_sigmas": v[3:6].T, "quaternions": v[6:10].T, "masses": v[11]}
 
 
 def _one_view(cloud, rotation, shape, pixel_size, shift, centre, cutoff):
