@@ -11,6 +11,7 @@ from taigs.cli.options import Arch, ArchOption, DebugOption, QuietOption, SeedOp
 
 
 def fit(
+    context: typer.Context,
     map_file: Annotated[Path, typer.Argument(metavar="MAP", help="Map of any sizes, with cubic voxels, MRC.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="MODEL", help="Model to write, .npz.")],
     target_cc: Annotated[
@@ -59,6 +60,7 @@ def fit(
 
     from taigs import runtime
     from taigs.progress import make_progress
+    from taigs.run_record import RunRecord
     from taigs.volume_fit_run import check_names, run_fit, table
 
     def say(line):
@@ -66,7 +68,7 @@ def fit(
             print(line, file=sys.stderr)
 
     check_names(map_file, output, report, overwrite)
-    runtime.init(arch.value, threads=threads)
+    started = runtime.init(arch.value, threads=threads)
     settings = {
         "target_cc": target_cc,
         "target_fsc_resolution": target_fsc_resolution,
@@ -86,6 +88,7 @@ def fit(
             overwrite=overwrite,
             say=say,
             progress=progress,
+            record=RunRecord.of_command(sys.argv, context.params, started),
         )
     for line in [*table(result.rows), f"stopped: {result.reason}"]:
         say(line)

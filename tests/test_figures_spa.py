@@ -118,16 +118,7 @@ def test_the_scale_bar_has_a_round_length_that_fits(width, length):
     assert 0.15 * width < drawn <= 0.4 * width
 
 
-# --- maps and FSC --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 5])
-def test_three_planes_are_drawn_for_any_number_of_maps(rng, n):
-    pixels(figures_spa.three_planes_figure({f"map {i}": rng.normal(size=(N, N, N)) for i in range(n)}, 2.0))
-
-
-def test_an_empty_map_of_odd_size_is_drawn():
-    pixels(figures_spa.three_planes_figure({"empty": np.zeros((9, 9, 9))}, 2.0))
+# --- FSC --------------------------------------------------------------------------------
 
 
 def test_bands_are_drawn_for_one_cone_and_many_and_more_maps_than_colours(rng):
