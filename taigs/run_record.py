@@ -29,14 +29,11 @@ class RunRecord:
     @classmethod
     def of_folder(cls, directory):
         """From what `RunDirectory.begin` wrote; what is missing or cannot be read is left out."""
-        found = {}
+        command = ""
         with suppress(OSError, UnicodeDecodeError):
-            found["command"] = Path(directory / "command.txt").read_text("utf-8").strip()
-        for key, name, of in (("options", "config.json", None), ("backend", "environment.json", "backend")):
-            with suppress(OSError, ValueError, AttributeError):
-                content = json.loads(Path(directory / name).read_text("utf-8"))
-                found[key] = dict(content if of is None else content.get(of, {}))
-        return cls(**found)
+            command = Path(directory / "command.txt").read_text("utf-8").strip()
+        backend = _read(directory / "environment.json").get("backend")
+        return cls(command, _read(directory / "config.json"), backend if isinstance(backend, dict) else {})
 
     @classmethod
     def of_command(cls, command, options, runtime):
@@ -58,7 +55,7 @@ class RunRecord:
         if not self.backend:
             return ""
         threads = self.backend.get("threads")
-        return f"{self.backend['arch'].upper()}, {threads} thread{'s' if threads != 1 else ''}"
+        return f"{str(self.backend.get('arch')).upper()}, {threads} thread{'s' if threads != 1 else ''}"
 
     def settings(self):
         """Name in words -> value, of every option but files and those that are off or not given."""
@@ -69,6 +66,15 @@ class RunRecord:
             if value is not None and value is not False and value != "" and name not in files
         }
         return {in_words(name): value for name, value in shown.items()}
+
+
+def _read(path):
+    """The dict of a JSON file; empty if there is none."""
+    with suppress(OSError, ValueError):
+        content = json.loads(Path(path).read_text("utf-8"))
+        if isinstance(content, dict):
+            return content
+    return {}
 
 
 def in_words(name):

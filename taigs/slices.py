@@ -168,12 +168,13 @@ def _sheet(sections, grey_range, size):
     from PIL import Image
 
     low, high = grey_range
-    contrast = 255 / max(high - low, np.finfo(np.float32).tiny)
+    contrast = 255 / (high - low) if high > low else 0.0
     tiles = []
     for section in sections:
-        image = Image.fromarray(np.ascontiguousarray(section[::-1], np.float32))
-        tile = np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BOX), np.float64)
-        tiles.append(np.clip(np.rint(contrast * (tile - low)), 0, 255).astype(np.uint8))
+        grey = contrast * (np.asarray(section[::-1], np.float64) - low)
+        image = Image.fromarray(np.ascontiguousarray(grey, np.float32))
+        tile = np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BOX))
+        tiles.append(np.clip(np.rint(tile), 0, 255).astype(np.uint8))
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(tiles)).save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()
