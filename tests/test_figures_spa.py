@@ -99,6 +99,16 @@ def test_a_gallery_of_constant_images_is_drawn():
     pixels(figures_spa.gallery_figure(np.ones((2, N, N)), np.zeros((2, N, N)), 4.0))
 
 
+def test_the_difference_from_the_model_is_drawn_on_the_scale_of_the_images(rng, monkeypatch):
+    monkeypatch.setattr(figures_spa, "_png", lambda figure: figure)
+    images = rng.normal(size=(3, N, N))
+    axes = np.reshape(figures_spa.gallery_figure(images, 0.75 * images, 4.0).axes, (4, 6))
+    for column in range(3):
+        _, smooth, _, difference = (ax.images[0] for ax in axes[:, column])
+        np.testing.assert_allclose(difference.get_array(), 0.25 * smooth.get_array(), rtol=1e-5, atol=1e-9)
+        assert difference.get_clim() == smooth.get_clim()
+
+
 def test_the_correlation_of_a_particle_with_the_model_is_written_above_it(rng):
     a = rng.normal(size=(N, N))
     assert figures_spa._correlation(a, 3 * a + 5) == "CC 1.00"
