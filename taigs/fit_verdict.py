@@ -63,8 +63,16 @@ def coarse_voxels(target, ratio, voxel_size):
     return cc, first_crossing(curve, 0.5, max(target.shape), voxel_size)
 
 
-def limits_in_words(fit, target):
-    """What limits the fidelity of a VolumeFit, as far as it can be measured: a list of sentences, empty if nothing.
+def negative_limit(target, signed):
+    """That negative density limits a positive model, in a sentence; "" where it hardly does."""
+    best = ncc(np.maximum(target, 0), target)
+    if signed or not target.max() > 0 or best >= NEGATIVE:
+        return ""
+    return f"without --signed, negative density limits the CC to about {best:.3f}"
+
+
+def fsc_limit(fit, target):
+    """What limits the FSC of a VolumeFit, as far as it can be measured, in a sentence or two; "" if nothing does.
 
     Beyond the first crossing of FSC = 0.5, does the model miss the molecule, or what lies around it? Around a molecule
     there is nothing to be found: what a map holds there is noise, or an artefact of the reconstruction.
@@ -77,21 +85,17 @@ def limits_in_words(fit, target):
 
     Returns
     -------
-    list of str
+    str
     """
-    found = []
-    cap = ncc(np.maximum(target, 0), target)
-    if not fit.cloud.signed and cap < NEGATIVE:
-        found.append(f"Negative density, which the model cannot have without --signed, limits the CC to {cap:.3f}.")
     resolution, voxel_size = fit.rows[-1].resolution, fit.grid.voxel_size
     if resolution is None or resolution <= 2 * voxel_size / NEARLY:
-        return found
+        return ""
     share = _power(_finer(target, resolution, voxel_size)) / _power(target - target.mean(dtype=np.float64))
     start = f"What is finer than {resolution:.1f} Å makes up {share:.1%} of the map's variance"
     try:
         soft = mask_from_map(target, voxel_size)
     except InputError:
-        return [*found, f"{start}; no molecule stands out of the map, to tell density from noise."]
+        return f"{start}; no molecule stands out of the map, to tell density from noise."
     missed = _finer(target - fit.volume, resolution, voxel_size)
     outside = _power(missed[soft.mask == 0]) / _power(missed)
     inside = first_crossing(fsc(fit.volume, target, soft.mask)[0], 0.5, max(target.shape), voxel_size)
@@ -100,11 +104,10 @@ def limits_in_words(fit, target):
         if outside > EVEN
         else "outside the molecule: its own detail limits the FSC, more than noise around it"
     )
-    return [
-        *found,
+    return (
         f"{start}; {outside:.0%} of what the model misses there lies {cause}. Within a mask around the molecule "
-        f"({soft.fraction:.0%} of the box), FSC 0.5: {describe_crossing(inside)}.",
-    ]
+        f"({soft.fraction:.0%} of the box), FSC 0.5: {describe_crossing(inside)}."
+    )
 
 
 def _finer(volume, resolution, voxel_size):

@@ -7,10 +7,9 @@ import mrcfile
 import numpy as np
 
 from taigs.errors import InputError, RefusedError, ResourceError
-from taigs.fit_verdict import NEGATIVE, fidelity_in_words, limits_in_words
+from taigs.fit_verdict import fidelity_in_words, fsc_limit, negative_limit
 from taigs.io.clouds import write_cloud
 from taigs.io.mrc import read_volume
-from taigs.metrics import ncc
 from taigs.report import Figure, fsc_figure, write_report
 from taigs.slices import AXES, own_range, slices_of
 from taigs.volume_fit import fit_volume, prepared
@@ -19,6 +18,10 @@ EXTENSIONS = (".mrc", ".map", ".rec", ".ccp4")
 COMPRESSED = (".gz", ".bz2")
 ANISOTROPY = 0.01  # largest spread of the voxel's edges
 BACKGROUND = 0.5  # standard deviations of the map: a median further from 0 is worth a word
+SELF_FSC = (
+    "The FSC is with the very map that was fitted, noise included: it says how much of the map the model keeps, not how "
+    "good the map is."
+)
 HEAD = ("Gaussians", "kB", "voxels / model", "CC", "FSC 0.5", "seconds")
 
 
@@ -80,9 +83,8 @@ def remarks(volume, contour, signed):
         return [f"{share:.1%} of the voxels, {what} {contour:g}, are set to 0; fidelity is judged against that"]
     if abs(np.median(volume)) > BACKGROUND * volume.std(dtype=np.float64) > 0:
         notes.append(f"the median of the map is {np.median(volume):.3g}: a background costs Gaussians; try --contour")
-    best = ncc(np.maximum(volume, 0), volume)
-    if not signed and volume.max() > 0 and best < NEGATIVE:
-        notes.append(f"without --signed, negative density limits the CC to about {best:.3f}")
+    if limit := negative_limit(volume, signed):
+        notes.append(limit)
     return notes
 
 
@@ -114,11 +116,11 @@ def run_fit(path, output, *, pixel_size, settings, report, overwrite, say, progr
         raise InputError(f"{path}: {error}") from None
     write_cloud(output, result.cloud, voxel_size, volume.shape, overwrite, origin=origin)
     target = prepared(volume, settings["contour"], settings["signed"])
-    limits = limits_in_words(result, target)
-    for limit in limits:
+    limit = fsc_limit(result, target)
+    if limit:
         say(f"note: {limit}")
     if report:
-        _write_report(Path(output).with_suffix(".html"), path, target, result, limits, notes, record)
+        _write_report(Path(output).with_suffix(".html"), path, target, result, limit, notes, record)
     return result
 
 
@@ -135,18 +137,16 @@ def _cells(row):
     return (f"{row.gaussians:,}", size, f"{row.ratio:.1f}", f"{row.cc:.4f}", reach, f"{row.seconds:.1f}")
 
 
-def _write_report(path, source, target, result, limits, notes, record):
+def _write_report(path, source, target, result, limit, notes, record):
     last, size = result.rows[-1], result.grid.voxel_size
     nz, ny, nx = target.shape
     frequency = np.arange(len(result.curve)) / (max(target.shape) * size)
-    volumes = {"map": target, "model": result.volume, "map \N{MINUS SIGN} model": target - result.volume}
-    low, high = own_range(target)
-    half = (high - low) / 2
-    ranges = {"map": (low, high), "model": (low, high), "map \N{MINUS SIGN} model": (-half, half)}
+    negative = negative_limit(target, result.cloud.signed)
+    stopped = f"Why no more: {result.reason}{negative and '; ' + negative}."
     write_report(
         path,
         title=f"taigs fit: {Path(source).name}",
-        verdict=f"{fidelity_in_words(result, target)}\nWhy no more: {result.reason}.\n{' '.join(limits)}",
+        verdict="\n".join(filter(None, (fidelity_in_words(result, target), stopped, limit))),
         summary=[
             ("Volume (x, y, z)", f"{nx} x {ny} x {nz}"),
             ("Voxel size", f"{size:.3g} Å"),
@@ -155,21 +155,28 @@ def _write_report(path, source, target, result, limits, notes, record):
             ("Correlation", f"{last.cc:.4f}"),
             ("Time", f"{last.seconds:.0f} s"),
         ],
-        slices=slices_of(
-            volumes,
-            ranges,
-            size,
-            f"{AXES} Map and model have one grey scale; their difference has the same contrast, about 0.",
-        ),
+        slices=_slices(target, result.volume, size),
         tables=[("Size against fidelity, after each densification.", HEAD, [_cells(row) for row in result.rows])],
         figures=[
             Figure(
                 "Fourier shell correlation of the model with the map, and the threshold 0.5.",
-                fsc_figure({"model with map": (frequency, result.curve)}, levels=(0.5,)),
+                fsc_figure({"model with map": (frequency[1:], result.curve[1:])}, levels=(0.5,)),
             )
         ],
-        notes=[*notes, "The FSC is with the very map that was fitted, noise included: it says how much of the map "
-               "the model keeps, not how good the map is."],
+        notes=[*(note for note in notes if note != negative), SELF_FSC],
         record=record,
         timings={"fit": last.seconds},
-    )  # fmt: skip
+    )
+
+
+def _slices(target, fitted, voxel_size):
+    """Map and model on one grey scale, and their difference about mid-grey."""
+    difference = "map \N{MINUS SIGN} model"
+    low, high = own_range(target)
+    half = (high - low) / 2
+    return slices_of(
+        {"map": target, "model": fitted, difference: target - fitted},
+        {"map": (low, high), "model": (low, high), difference: (-half, half)},
+        voxel_size,
+        f"{AXES} Map and model have one grey scale; their difference has the same contrast, about 0.",
+    )

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from taigs.cloud import GaussianCloud
-from taigs.fit_verdict import coarse_voxels, fidelity_in_words, limits_in_words
+from taigs.fit_verdict import coarse_voxels, fidelity_in_words, fsc_limit, negative_limit
 from taigs.masks import mask_from_map
 from taigs.metrics import first_crossing, fsc, ncc
 from taigs.views import Grid
@@ -28,11 +28,11 @@ def molecule(rng, shape=(N, N, N)):
     return gaussian_filter(ball * (2 + rng.normal(size=shape)), 0.7)
 
 
-def fitted(volume, target, ratio=10.0, signed=True):
+def fitted(volume, target, ratio=10.0):
     curve = fsc(volume, target)[0]
     resolution = first_crossing(curve, 0.5, max(target.shape), SIZE)
     row = Fidelity(100, 6400, ratio, ncc(volume, target), resolution, 1.0)
-    cloud = GaussianCloud(np.zeros((1, 3)), np.zeros((1, 3)), np.eye(4)[:1], np.ones(1), signed)
+    cloud = GaussianCloud(np.zeros((1, 3)), np.zeros((1, 3)), np.eye(4)[:1], np.ones(1))
     return VolumeFit(cloud, Grid(target.shape, SIZE), [row], "the budget is used up", volume, curve)
 
 
@@ -64,7 +64,7 @@ def test_the_model_is_better_than_voxels_by_what_it_is_better_by(rng):
 def test_noise_around_a_molecule_is_said_to_limit_the_fsc(rng):
     clean = molecule(rng)
     noisy = clean + 0.5 * rng.normal(size=clean.shape)
-    (said,) = limits_in_words(fitted(clean, noisy), noisy)
+    said = fsc_limit(fitted(clean, noisy), noisy)
     assert "noise is what limits the FSC" in said
     share = float(said.split("% of what the model misses")[0].split()[-1])
     outside = np.mean(mask_from_map(noisy, SIZE).mask == 0)  # of the box, as of white noise
@@ -73,7 +73,7 @@ def test_noise_around_a_molecule_is_said_to_limit_the_fsc(rng):
 
 def test_detail_of_a_molecule_is_not_blamed_on_noise(rng):
     clean = molecule(rng)
-    (said,) = limits_in_words(fitted(lowpassed(clean, 20), clean), clean)
+    said = fsc_limit(fitted(lowpassed(clean, 20), clean), clean)
     assert "its own detail limits the FSC" in said and "noise is what limits" not in said
     resolution = float(said.removeprefix("What is finer than ").split()[0])
     assert resolution == pytest.approx(20, rel=0.1)
@@ -83,19 +83,19 @@ def test_detail_of_a_molecule_is_not_blamed_on_noise(rng):
 
 def test_a_model_that_holds_to_nyquist_is_limited_by_nothing(rng):
     clean = molecule(rng)
-    assert limits_in_words(fitted(clean, clean), clean) == []
+    assert fsc_limit(fitted(clean, clean), clean) == ""
 
 
-def test_negative_density_limits_a_positive_model(rng):
+def test_negative_density_limits_a_positive_model_and_no_other(rng):
     target = gaussian_filter(rng.normal(size=(16, 16, 16)), 2)
-    said = limits_in_words(fitted(target, target, signed=False), target)
-    assert said == [
-        "Negative density, which the model cannot have without --signed, limits the CC to "
-        f"{ncc(np.maximum(target, 0), target):.3f}."
-    ]
+    best = ncc(np.maximum(target, 0), target)
+    assert (
+        negative_limit(target, signed=False) == f"without --signed, negative density limits the CC to about {best:.3f}"
+    )
+    assert negative_limit(target, signed=True) == negative_limit(target - target.min(), signed=False) == ""
 
 
 def test_without_a_molecule_noise_and_density_are_not_told_apart(rng):
     noise = rng.normal(size=(N, N, N))
-    (said,) = limits_in_words(fitted(lowpassed(noise, 20), noise), noise)
+    said = fsc_limit(fitted(lowpassed(noise, 20), noise), noise)
     assert said.endswith("no molecule stands out of the map, to tell density from noise.")
