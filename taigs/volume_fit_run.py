@@ -19,8 +19,8 @@ COMPRESSED = (".gz", ".bz2")
 ANISOTROPY = 0.01  # largest spread of the voxel's edges
 BACKGROUND = 0.5  # standard deviations of the map: a median further from 0 is worth a word
 SELF_FSC = (
-    "The FSC is with the very map that was fitted, noise included: it says how much of the map the model keeps, not how "
-    "good the map is."
+    "The FSC is with the very map that was fitted, noise included: it says how much of the map the model keeps, not "
+    "how good the map is."
 )
 HEAD = ("Gaussians", "kB", "voxels / model", "CC", "FSC 0.5", "seconds")
 
