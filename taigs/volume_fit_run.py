@@ -115,6 +115,7 @@ def run_fit(path, output, *, pixel_size, settings, report, overwrite, say, progr
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     write_cloud(output, result.cloud, voxel_size, volume.shape, overwrite, origin=origin)
+    progress.stage("what limits the FSC")
     target = prepared(volume, settings["contour"], settings["signed"])
     limit = fsc_limit(result, target)
     if limit:
