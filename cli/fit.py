@@ -20,6 +20,7 @@ from taigs.cli.options import (
 
 
 def fit(
+    context: typer.Context,
     map_file: Annotated[Path, typer.Argument(metavar="MAP", help="Map of any sizes, with cubic voxels, MRC.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="MODEL", help="Model to write, .npz.")],
     target_cc: Annotated[
@@ -71,6 +72,7 @@ def fit(
     from taigs import runtime
     from taigs.journal import Journal, identify
     from taigs.progress import make_progress
+    from taigs.run_record import RunRecord
     from taigs.volume_fit_run import check_names, run_fit, table
 
     def say(line):
@@ -103,6 +105,7 @@ def fit(
             say=say,
             progress=progress,
             journal=journal,
+            record=RunRecord.of_command(sys.argv, context.params, started),
         )
     for line in [*table(result.rows), f"stopped: {result.reason}"]:
         say(line)

@@ -12,7 +12,9 @@ from taigs.io.imod import write_angles
 from taigs.io.mrc import write_stack, write_volume
 from taigs.metrics import fsc, wedge_scores
 from taigs.phantom import phantom_scene, phantom_tilt_series, phantom_volume
-from taigs.report import Figure, curves_figure, fsc_figure, power_spectrum_figure, slices_figure, write_report
+from taigs.report import Figure, curves_figure, fsc_figure, power_spectrum_figure, write_report
+from taigs.run_record import RunRecord
+from taigs.slices import AXES, SAME_CONTRAST, TILT_PLANES, matched_ranges, slices_of
 from taigs.tilt import reconstruct_tilt_series
 from taigs.views import Grid, Views
 
@@ -149,6 +151,12 @@ def _write_report(directory, result, scores, verdict, volumes, truth, views):
             ("Gaussians", f"{len(result.cloud):,}"),
             ("Fit", f"{result.seconds:.0f} s"),
         ],
+        slices=slices_of(
+            shown,
+            matched_ranges(shown, "truth"),
+            PIXEL_SIZE,
+            f"{TILT_PLANES} {AXES} {SAME_CONTRAST.format('the truth')}",
+        ),
         tables=[
             (
                 "Agreement with the truth, without a mask: 1 is perfect, 0 is chance. FSC is the mean over "
@@ -159,22 +167,22 @@ def _write_report(directory, result, scores, verdict, volumes, truth, views):
         ],
         figures=[
             Figure(
-                "Central slices: XY, seen along the beam, and XZ, seen along the tilt axis. Grey values from "
-                "the 0.5 to the 99.7 percentile of each volume's slices; scale in nm.",
-                slices_figure(shown, PIXEL_SIZE),
-            ),
-            Figure(
                 "Power in the XZ plane of Fourier space, averaged over y, logarithmic, each on its own "
                 "scale. The dark wedge about the vertical axis was not measured.",
                 power_spectrum_figure(shown, PIXEL_SIZE),
             ),
             Figure("Fourier shell correlation with the truth.", fsc_figure(curves)),
-            Figure("The fit, step by step.", curves_figure(result.history)),
+            Figure(
+                "The fit, step by step. Loss and score are mean squared differences per pixel, in units of the noise's "
+                "variance: noise alone is about 1.",
+                curves_figure(result.history),
+            ),
         ],
         notes=[
             f"SIRT and SIRT+ (with positivity, on images of mean zero) ran {SIRT_ITERATIONS} iterations.",
             "The scene is made of Gaussians, as the model is, but rendered by other code.",
             "Times include compiling the kernels, which happens once per machine.",
         ],
+        record=RunRecord.of_folder(directory),
         timings={name: row["seconds"] for name, row in scores.items()},
     )

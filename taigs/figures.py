@@ -9,44 +9,9 @@ import io
 import numpy as np
 
 PERCENTILES = (0.5, 99.7)
-WIDTH = 11.0  # inches; the report shows a figure about as wide as a page
-DPI = 110
+WIDTH = 9.0  # inches; the report shows a figure about as wide as a page
+DPI = 132
 COLOURS = ("#1f5fa8", "#d1662b", "#4a8f3c", "#8a4fa3", "#7a7a7a")
-
-
-def slices_figure(volumes, voxel_size):
-    """Central XY (top) and XZ (bottom) slice of several volumes, side by side.
-
-    Parameters
-    ----------
-    volumes : dict of str to (nz, ny, nx) array
-        All of one shape.
-    voxel_size : float
-        Angstrom.
-
-    Returns
-    -------
-    bytes
-        PNG. Each volume is drawn between the 0.5 and 99.7 percentiles of its own two slices.
-    """
-    nz, ny, nx = next(iter(volumes.values())).shape
-    panel = (WIDTH - 0.8) / len(volumes) - 0.1
-    figure = _figure(panel * (ny + nz) / nx + 1.0)
-    axes = figure.subplots(2, len(volumes), squeeze=False, height_ratios=(ny, nz), sharex=True, sharey="row")
-    for column, (name, volume) in enumerate(volumes.items()):
-        planes = volume[nz // 2], volume[:, ny // 2]
-        low, high = np.percentile(np.concatenate([plane.ravel() for plane in planes]), PERCENTILES)
-        for row, plane in enumerate(planes):
-            half = np.array([plane.shape[1], plane.shape[0]]) * voxel_size / 20  # in nm
-            extent = (-half[0], half[0], -half[1], half[1])
-            axes[row, column].imshow(plane, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent)
-        axes[0, column].set_title(name, fontweight="bold")
-        axes[1, column].set_xlabel("x (nm)")
-        axes[1, column].locator_params(axis="x", nbins=5, prune="both")
-    axes[0, 0].set_ylabel("XY slice\ny (nm)")
-    axes[1, 0].set_ylabel("XZ slice\nz (nm)")
-    axes[1, 0].locator_params(axis="y", nbins=5)
-    return _png(figure)
 
 
 def power_spectrum_figure(volumes, voxel_size):
@@ -111,7 +76,7 @@ def residual_figure(measured, predicted):
     panels = (
         ("measured", measured, low, high),
         ("model", predicted, *np.percentile(predicted, PERCENTILES)),
-        (f"measured - model: {share:.0%} of the variance", residual, -spread, spread),
+        (f"difference: {share:.0%} of the variance", residual, -spread, spread),
     )
     figure = _figure((WIDTH - 0.8) / 3 * measured.shape[0] / measured.shape[1] + 0.7)
     axes = figure.subplots(1, 3, sharey=True)
@@ -185,11 +150,24 @@ def fsc_figure(curves, dashed=None, levels=(0.5, 0.143), label="FSC", top=1.02):
             ax.plot(frequency, curve, style, label=name, color=colour)
     for level in levels:
         ax.axhline(level, color="grey", linestyle=":", linewidth=1)
-    ax.set(xlabel="spatial frequency (1/Å)", ylabel=label, ylim=(-0.1 * top, top))
-    ax.set_xlim(left=0)
+    ax.set(ylabel=label, ylim=(-0.1 * top, top))
+    frequency_axis(ax, max(frequency[-1] for frequency, _ in curves.values()))
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
     return _png(figure)
+
+
+def frequency_axis(ax, end):
+    """Spatial frequency to the right, from 0 to `end` (1/Angstrom), and the resolution that it stands for."""
+    ax.set_xlim(0, end)
+    ax.set_xlabel("spatial frequency (1/Å), and resolution")
+    ax.xaxis.set_major_formatter(lambda frequency, _: f"{frequency:.3g}\n{1 / frequency:.3g} Å" if frequency else "0")
+
+
+def round_length(width):
+    """The longest of 1, 2 or 5 times a power of ten nm that fits into two fifths of `width` Angstrom."""
+    power = 10.0 ** np.floor(np.log10(width / 25))
+    return max(nice for nice in (power, 2 * power, 5 * power) if nice <= width / 25)
 
 
 def _figure(height):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from taigs.figures import COLOURS, PERCENTILES, WIDTH, _figure, _png
+from taigs.figures import COLOURS, PERCENTILES, WIDTH, _figure, _png, frequency_axis, round_length
 
 SQRT2 = 2**0.5
 VIEWS_PER_BIN = 12
@@ -38,7 +38,7 @@ def orientation_figure(projections):
     bin_number, n_bins = _equal_area_bins(rings)
     counts = np.bincount(bin_number(rot, z), minlength=n_bins)
 
-    figure = _figure(5.6)
+    figure = _figure(4.5)
     ax = figure.subplots()
     lines = SQRT2 * (np.arange(0.5, MAP_PIXELS) / MAP_PIXELS * 2 - 1)
     map_x, map_y = np.meshgrid(2 * np.repeat(lines, 2), lines)
@@ -113,7 +113,7 @@ def _from_mollweide(x, y):
 
 
 def gallery_figure(measured, predicted, pixel_size):
-    """The first six particles as measured, low-passed, and as the model predicts them.
+    """The first six particles as measured, low-passed, as the model predicts them, and what that leaves.
 
     Parameters
     ----------
@@ -127,28 +127,30 @@ def gallery_figure(measured, predicted, pixel_size):
     Returns
     -------
     bytes
-        PNG. Each image is drawn between its own 0.5 and 99.7 percentile; CC is the correlation of the measured
-        image, not low-passed, with the predicted one.
+        PNG. Each image is drawn between its own 0.5 and 99.7 percentile, but the difference as the low-passed
+        image; CC is the correlation of the measured image, not low-passed, with the predicted one.
     """
     from scipy.ndimage import gaussian_filter
 
     measured, predicted = (np.asarray(images[:COLUMNS], np.float64) for images in (measured, predicted))
     # exp(-2 pi^2 sigma^2 k^2) = 1/2 at k = 1 / LOW_PASS
     sigma = (np.log(2) / 2) ** 0.5 / np.pi * LOW_PASS / pixel_size
+    smooth, residual = (gaussian_filter(images, (0, sigma, sigma)) for images in (measured, measured - predicted))
     rows = {
-        "particle": measured,
-        f"low-passed to {LOW_PASS:.0f} Å": gaussian_filter(measured, (0, sigma, sigma)),
-        "model with CTF": predicted,
+        "particle": (measured, measured),
+        f"low-passed\nto {LOW_PASS:.0f} Å": (smooth, smooth),
+        "model\nwith CTF": (predicted, predicted),
+        "difference,\nlow-passed": (residual, smooth),
     }
     _, h, w = measured.shape
-    figure = _figure(3 * (WIDTH - 0.5) / COLUMNS * h / w + 0.5)
+    figure = _figure(4 * (WIDTH - 0.5) / COLUMNS * h / w + 0.5)
     axes = figure.subplots(len(rows), COLUMNS)
     for ax in axes[:, len(measured) :].ravel():
         ax.set_axis_off()
-    for row, (name, images) in zip(axes, rows.items(), strict=True):
+    for row, (name, (images, scale)) in zip(axes, rows.items(), strict=True):
         row[0].set_ylabel(name)
-        for ax, image in zip(row, images, strict=False):
-            low, high = np.percentile(image, PERCENTILES)
+        for ax, image, like in zip(row, images, scale, strict=False):
+            low, high = np.percentile(like, PERCENTILES)
             ax.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower")
             ax.set(xticks=[], yticks=[])
     for ax, pair in zip(axes[0], zip(measured, predicted, strict=True), strict=False):
@@ -167,54 +169,11 @@ def _scale_bar(ax, width, pixel_size):
     """A bar of 1, 2 or 5 times a power of ten nanometres, a sixth to two fifths of an image `width` Angstrom wide."""
     from matplotlib.patheffects import withStroke
 
-    power = 10.0 ** np.floor(np.log10(width / 25))
-    length = max(nice for nice in (power, 2 * power, 5 * power) if nice <= width / 25)
+    length = round_length(width)
     halo = [withStroke(linewidth=3, foreground="black")]
     x, y = np.array([0.06, 0.06]) * width / pixel_size
     ax.plot([x, x + 10 * length / pixel_size], [y, y], color="white", linewidth=2, path_effects=halo)
     ax.text(x, 1.4 * y, f"{length:g} nm", color="white", va="bottom", fontsize=9, path_effects=halo)
-
-
-def three_planes_figure(volumes, voxel_size):
-    """Central XY, XZ and YZ slice of several volumes, of which one or two make rows and more make columns.
-
-    The first letter of a plane is its axis to the right, the second the one upwards.
-
-    Parameters
-    ----------
-    volumes : dict of str to (n, n, n) array
-        All of one size.
-    voxel_size : float
-        Angstrom.
-
-    Returns
-    -------
-    bytes
-        PNG. Each volume is drawn between the 0.5 and 99.7 percentiles of its own three slices.
-    """
-    from matplotlib.patheffects import withStroke
-
-    n = len(next(iter(volumes.values())))
-    in_rows = len(volumes) < 3
-    shape = (len(volumes), 3) if in_rows else (3, len(volumes))
-    names_above = len(volumes) if in_rows else 1
-    figure = _figure(shape[0] * (WIDTH - 0.6) / shape[1] + 0.3 * names_above + 0.4)
-    axes = figure.subplots(*shape, squeeze=False, sharex=True, sharey=True)
-    half = n * voxel_size / 20  # nm
-    halo = [withStroke(linewidth=3, foreground="black")]
-    for (name, volume), panels in zip(volumes.items(), axes if in_rows else axes.T, strict=True):
-        planes = {"XY": volume[n // 2], "XZ": volume[:, n // 2], "YZ": volume[:, :, n // 2]}
-        low, high = np.percentile(np.stack(list(planes.values())), PERCENTILES)
-        for ax, (plane, image) in zip(panels, planes.items(), strict=True):
-            ax.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower", extent=(-half, half, -half, half))
-            ax.text(0.03, 0.97, plane, color="white", va="top", transform=ax.transAxes, path_effects=halo)
-        panels[0].set_title(name, loc="left", fontweight="bold")
-    for ax in axes[-1]:
-        ax.set_xlabel("nm")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("nm")
-        ax.locator_params(nbins=5)
-    return _png(figure)
 
 
 def fsc_bands_figure(frequency, curves):
@@ -242,7 +201,8 @@ def fsc_bands_figure(frequency, curves):
         ax.plot(frequency, mean, label=name, color=colour)
     for level in (0.5, 0.143):
         ax.axhline(level, color="grey", linestyle=":", linewidth=1)
-    ax.set(xlabel="spatial frequency (1/Å)", ylabel="FSC in cones", ylim=(-0.25, 1.02), xlim=(0, frequency[-1]))
+    ax.set(ylabel="FSC in cones", ylim=(-0.25, 1.02))
+    frequency_axis(ax, frequency[-1])
     ax.grid(alpha=0.3)
     ax.set_title("Over the directions: mean, ± standard deviation, smallest to largest", fontsize=10)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)

@@ -14,9 +14,11 @@ from taigs.half_maps import AUTO_MASK
 from taigs.io.fsc_files import write_fsc_csv, write_fsc_xml, write_postprocess_star
 from taigs.io.mrc import write_volume
 from taigs.metrics import describe_crossing, mean_fsc
-from taigs.report import Figure, fsc_figure, slices_figure, write_report
+from taigs.report import Figure, fsc_figure, write_report
 from taigs.resolution import HalfMapFsc, crossing_table, half_map_fsc, in_words
+from taigs.run_record import RunRecord
 from taigs.sharpening import Sharpened, sharpen
+from taigs.slices import AXES, SAME_CONTRAST, matched_ranges, own_range, slices_of
 
 log = logging.getLogger("taigs")
 REPRODUCIBLE_NOT_TRUE = (
@@ -163,8 +165,11 @@ def _write_report(directory, halves, outcome, notes):
     fsc, cones = outcome.fsc, outcome.cones
     header, rows = crossing_table(fsc)
     volumes = {"half 1": halves.volumes[0], "half 2": halves.volumes[1]}
-    volumes |= {} if halves.mask is None else {"mask": halves.mask}
-    volumes |= {} if outcome.sharpened is None else {"sharpened": outcome.sharpened.volume}
+    ranges = matched_ranges(volumes, "half 1")
+    if halves.mask is not None:
+        volumes["mask"], ranges["mask"] = halves.mask, (0, 1)
+    if outcome.sharpened is not None:
+        volumes["sharpened"], ranges["sharpened"] = outcome.sharpened.volume, own_range(outcome.sharpened.volume)
     mean, _, low, high = cones.spread
     curves = {
         "mean of the cones": mean,
@@ -187,6 +192,12 @@ def _write_report(directory, halves, outcome, notes):
         title="taigs fsc: " + " and ".join(os.path.basename(name) for name in halves.names),
         verdict=outcome.verdict,
         summary=summary,
+        slices=slices_of(
+            volumes,
+            ranges,
+            halves.voxel_size,
+            f"{AXES} {SAME_CONTRAST.format('half 1')} Mask and sharpened map, where shown, have their own scales.",
+        ),
         tables=[("First crossings, linear between shells, and RELION's: the last shell before.", header, rows)],
         figures=[
             Figure(
@@ -198,13 +209,9 @@ def _write_report(directory, halves, outcome, notes):
                 f"{HALF_ANGLE_DEG:.0f}°: mean and extremes in each shell, and the cone with the smallest area.",
                 fsc_figure({name: (cones.frequency, curve) for name, curve in curves.items()}),
             ),
-            Figure(
-                "Central slices, XY (top) and XZ (bottom). Grey values from the 0.5 to the 99.7 percentile of each "
-                "volume's slices; scale in nm.",
-                slices_figure(volumes, halves.voxel_size),
-            ),
         ],
         notes=[*notes, REPRODUCIBLE_NOT_TRUE, outcome.directions + ". In a small box noise alone lowers the cFAR."],
-        settings={"half 1": halves.names[0], "half 2": halves.names[1], "mask": halves.mask_words},
+        record=RunRecord.of_folder(directory),
+        settings={"mask": halves.mask_words},
         timings={"scoring": outcome.seconds},
     )

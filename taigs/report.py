@@ -1,11 +1,12 @@
 """The run directory, which says what was run and how it went, and the HTML report for people.
 
-The report is one file without scripts or network access; whatever it shows is escaped.
+The report is one file without network access, whose one script moves slices; whatever it shows is escaped.
 """
 
 import base64
 import contextlib
 import csv
+import hashlib
 import json
 import logging
 import os
@@ -13,14 +14,15 @@ import platform
 import shlex
 import time
 from dataclasses import asdict, dataclass, is_dataclass
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 
 from taigs import __version__
 from taigs.errors import RefusedError, ResourceError
-from taigs.figures import curves_figure, fsc_figure, power_spectrum_figure, residual_figure, slices_figure
+from taigs.figures import curves_figure, fsc_figure, power_spectrum_figure, residual_figure
 from taigs.io.mrc import atomic_file
 from taigs.journal import Journal, identify
+from taigs.run_record import RunRecord, peak_memory, size_in_words
 
 __all__ = [
     "Figure",
@@ -30,7 +32,6 @@ __all__ = [
     "fsc_figure",
     "power_spectrum_figure",
     "residual_figure",
-    "slices_figure",
     "write_report",
 ]
 
@@ -189,7 +190,10 @@ def environment(runtime=None):
     return found | ({"backend": asdict(runtime)} if runtime is not None else {})
 
 
-def write_report(path, *, title, summary, verdict, tables=(), figures=(), notes=(), settings=None, timings=None):
+def write_report(
+    path, *, title, summary, verdict, slices=None, tables=(), figures=(), notes=(), data=(), record=None,
+    settings=None, timings=None,
+):  # fmt: skip
     """Write the report: one HTML file, readable offline, in light and dark, and on paper.
 
     Parameters
@@ -197,15 +201,20 @@ def write_report(path, *, title, summary, verdict, tables=(), figures=(), notes=
     path : path-like
         Replaced, atomically, if it exists.
     title, verdict : str
-        What was done; how it came out, in a sentence or two.
+        What was done; how it came out, in a sentence or two. Paragraphs are parted by newlines.
     summary : list of (label, value)
         The few figures a reader wants first.
+    slices : taigs.slices.Slices, optional
     tables : list of (caption, header, rows)
         Cells are str or numbers; floats are shown with three digits.
     figures : list of Figure
     notes : list of str
         What was assumed, and what the figures cannot show.
+    data : list of (label, value)
+        What was read, in words; the files follow from `record`.
+    record : RunRecord, optional
     settings : dict, optional
+        What was decided on the way.
     timings : dict of str to float, optional
         Seconds of each stage.
 
@@ -215,22 +224,33 @@ def write_report(path, *, title, summary, verdict, tables=(), figures=(), notes=
         The file cannot be written.
     """
     import jinja2
+    from markupsafe import Markup
 
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("taigs"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     templates.filters["cell"] = _cell
+    folder = resources.files("taigs") / "templates"
+    script = (folder / "report.js").read_text("utf-8")
+    record, memory = record or RunRecord(), peak_memory()
     text = templates.get_template("report.html.j2").render(
         title=title,
         summary=summary,
         verdict=verdict,
+        slices=slices,
         tables=tables,
         figures=figures,
         notes=notes,
+        data=[*data, *record.files()],
+        record=record,
         settings=settings or {},
         timings=timings or {},
+        memory=None if memory is None else size_in_words(memory),
         written=time.strftime("%Y-%m-%d %H:%M"),
         environment=environment(),
+        style=Markup((folder / "report.css").read_text("utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     with atomic_file(path, overwrite=True) as file:
         file.write(text.encode())

@@ -4,22 +4,24 @@ import numpy as np
 from scipy import fft
 
 from taigs.anisotropy import HALF_ANGLE_DEG
-from taigs.figures_spa import fsc_bands_figure, gallery_figure, orientation_figure, three_planes_figure
+from taigs.figures_spa import fsc_bands_figure, gallery_figure, orientation_figure
 from taigs.fsc_run import REPRODUCIBLE_NOT_TRUE
 from taigs.render import Renderer
 from taigs.report import Figure, curves_figure, fsc_figure, write_report
 from taigs.resolution import crossing_table, in_words
+from taigs.run_record import RunRecord, size_in_words
+from taigs.slices import AXES, SAME_CONTRAST, matched_ranges, slices_of
 
 SHOWN = 6  # particles in the gallery
 BRIEFLY = "not crossed"
 
 
-def write_particle_report(path, views, result, validation, sharpened, verdict, timings, notes, title):
+def write_particle_report(directory, views, result, validation, sharpened, verdict, timings, notes, title):
     """Write report.html of a ParticleResult.
 
     Parameters
     ----------
-    path : path-like
+    directory : RunDirectory
     views : Views
     result : ParticleResult
     validation : taigs.spa_run.Validation
@@ -51,16 +53,35 @@ def write_particle_report(path, views, result, validation, sharpened, verdict, t
         + (f" (t = {control.t:.1f})." if control.t is not None else "; too few particles to say more.")
     )
     write_report(
-        path,
+        directory / "report.html",
         title=f"taigs spa: {title}",
         verdict=verdict.text,
         summary=summary,
+        slices=_slices(views, result.volumes),
         tables=_tables(validation),
         figures=[*_curve_figures(validation), *_pictures(views, result, control.sign)],
         notes=[*notes, *result.notes, *verdict.doubts, said, REPRODUCIBLE_NOT_TRUE],
+        data=[("images", f"{len(views):,} of {n} x {n} pixels"), *_stacks(getattr(views.images, "paths", []))],
+        record=RunRecord.of_folder(directory),
         settings=result.settings | {"mask": validation.mask_words},
         timings=timings,
     )
+
+
+def _slices(views, volumes):
+    shown = {"taigs": volumes["map"], "direct Fourier": volumes["direct"]}
+    caption = f"All particles, unfiltered and without a mask. {AXES} {SAME_CONTRAST.format('taigs')}"
+    centre = (views.image_shape[0] // 2,) * 3
+    return slices_of(shown, matched_ranges(shown, "taigs"), views.pixel_size, caption, centre)
+
+
+def _stacks(paths):
+    """Rows for the report: the stacks the images are in; of many the first, and how many there are."""
+    if not paths:
+        return []
+    size = size_in_words(sum(path.stat().st_size for path in paths))
+    names = str(paths[0]) if len(paths) == 1 else f"{len(paths):,}, the first {paths[0]}"
+    return [("stacks", f"{names} ({size})")]
 
 
 def _tables(validation):
@@ -133,28 +154,26 @@ def _curve_figures(validation):
 
 
 def _pictures(views, result, sign):
-    volumes = result.volumes
-    shown = {"map": volumes["map"], "half 1": volumes["half1"], "direct Fourier": volumes["direct"]}
     figures = [
-        Figure(
-            "Central slices. Grey values from the 0.5 to the 99.7 percentile of each volume's slices; scale in nm.",
-            three_planes_figure(shown, views.pixel_size),
-        ),
         Figure(
             "Viewing directions of the images, without those that symmetry adds.",
             orientation_figure(views.projections),
         ),
         Figure(
-            "Images from the lowest defocus to the highest, and what the model of all particles predicts for them; "
-            "density is bright.",
+            "Images from the lowest defocus to the highest, what the model of all particles predicts for them, and "
+            "what is left when that is subtracted, on the grey scale of the second row; density is bright.",
             gallery_figure(*example_particles(views, result.cloud, sign), views.pixel_size),
         ),
     ]
     for half in (1, 2):
         rows = [row for row in result.histories if row["half"] == half]
         steps = [{**row, "step": i} for i, row in zip(_running_steps(rows), rows, strict=True)]
-        caption = f"The fit of half {half}, step by step. The held-out score is 1 - the mean ring correlation with the "
-        figures.append(Figure(f"{caption}images of the other half.", curves_figure(steps)))
+        caption = (
+            f"The fit of half {half}, step by step. The loss is per Fourier coefficient of an image, in units of the "
+            "noise's power, less a constant; the held-out score is 1 - the mean ring correlation with the images of "
+            "the other half."
+        )
+        figures.append(Figure(caption, curves_figure(steps)))
     return figures
 
 

@@ -127,9 +127,7 @@ def run_spa(
         log.info("%s: %s", name, value)
     progress.stage("report")
     timings = result.seconds | {"resolution and control of the poses": time.perf_counter() - started}
-    write_particle_report(
-        directory / "report.html", views, result, validation, sharpened, verdict, timings, notes, title
-    )
+    write_particle_report(directory, views, result, validation, sharpened, verdict, timings, notes, title)
     return verdict
 
 
@@ -174,10 +172,8 @@ def _sharpened(volume, fsc, bfactor):
 def describe(validation):
     """The verdict in a sentence or two; no resolution where the poses do not matter."""
     control, means = validation.control, validation.mean_agreement
-    rings = (
-        f"Mean ring correlation with the images of the other half: {means['taigs']:.4f}, "
-        f"direct Fourier {means['direct Fourier']:.4f}"
-    )
+    ours, direct = means["taigs"], means["direct Fourier"]
+    rings = f"Mean ring correlation with the images of the other half: taigs {ours:.4f}, direct Fourier {direct:.4f}"
     if control.failed:
         return (
             "The halves do not agree: images fit the other half's map no better in their own poses than in those of "
@@ -187,8 +183,10 @@ def describe(validation):
         )
     kind = "unmasked" if validation.taigs.fsc.masked is None else "corrected for the mask"
     return (
+        f"taigs predicts the images of the other half {'better' if ours > direct else 'no better'} than the direct "
+        f"Fourier map does: mean ring correlation {ours:.4f}, against {direct:.4f}. "
         f"Half maps: {_in_words(validation.taigs.fsc)}, {kind}; direct Fourier maps of the same images: "
-        f"{_in_words(validation.direct.fsc)}. {rings}."
+        f"{_in_words(validation.direct.fsc)}."
     )
 
 

@@ -60,12 +60,16 @@ class TiltResult:
     seconds: float
     settings: dict
 
-    def correlations(self):
-        """Method -> mean over the held-out views of the correlation of prediction and measurement."""
+    def view_correlations(self):
+        """Method -> (len(held_out),) array: correlation of prediction and measurement, view by view."""
         return {
-            name: float(np.mean([np.corrcoef(p.ravel(), m.ravel())[0, 1] for p, m in zip(*pair, strict=True)]))
+            name: np.array([np.corrcoef(p.ravel(), m.ravel())[0, 1] for p, m in zip(*pair, strict=True)])
             for name, pair in self.predictions.items()
         }
+
+    def correlations(self):
+        """Method -> mean of the `view_correlations`."""
+        return {name: float(values.mean()) for name, values in self.view_correlations().items()}
 
 
 def reconstruct_tilt_series(views: Views, thickness=None, signed=False, seed=0, progress=None, journal=None):

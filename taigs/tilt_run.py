@@ -13,9 +13,10 @@ from taigs.report import (
     curves_figure,
     power_spectrum_figure,
     residual_figure,
-    slices_figure,
     write_report,
 )
+from taigs.run_record import RunRecord
+from taigs.slices import AXES, SAME_CONTRAST, TILT_PLANES, matched_ranges, slices_of
 from taigs.tilt import reconstruct_tilt_series
 
 log = logging.getLogger("taigs")
@@ -66,7 +67,7 @@ def run_tilt(views, directory, *, thickness, signed, wbp, sirt_iterations, seed,
             write_volume(directory / file_name, volumes[name], grid.voxel_size, overwrite=True)
     for row in result.history:
         directory.log_metrics(row)
-    verdict = describe_held_out(result.correlations())
+    verdict = describe_held_out(result.view_correlations())
     log.info("%s", verdict)
     for name, value in result.settings.items():
         log.info("%s: %s", name, value)
@@ -75,13 +76,23 @@ def run_tilt(views, directory, *, thickness, signed, wbp, sirt_iterations, seed,
 
 
 def describe_held_out(correlations):
-    """Who predicts the held-out views best, in a sentence."""
-    best = max(correlations, key=correlations.get)
-    others = ", ".join(f"{value:.4f} for {name}" for name, value in correlations.items() if name != "taigs")
-    own = f"correlation {correlations['taigs']:.4f}, against {others}"
-    if best == "taigs":
-        return f"taigs predicts the held-out views better than both baselines: {own}."
-    return f"taigs does not predict the held-out views better than {best}: {own}."
+    """Who predicts the held-out views best, and in how many of them, in a sentence.
+
+    Parameters
+    ----------
+    correlations : dict of str to (n,) array
+        As `TiltResult.view_correlations`.
+    """
+    means = {name: float(values.mean()) for name, values in correlations.items()}
+    own, n = means.pop("taigs"), len(correlations["taigs"])
+    rival = max(means, key=means.get)
+    ahead = np.count_nonzero(correlations["taigs"] > correlations[rival])
+    start = f"better than {' and '.join(means)}" if own > means[rival] else f"no better than {rival}"
+    return (
+        f"taigs predicts the held-out views {start}: mean correlation with the measured images {own:.4f}, against "
+        + ", ".join(f"{value:.4f} for {name}" for name, value in means.items())
+        + f"; ahead of {rival} in {ahead} of {n} views."
+    )
 
 
 def _write_report(directory, result, volumes, views, verdict, timings, notes, title):
@@ -100,27 +111,32 @@ def _write_report(directory, result, volumes, views, verdict, timings, notes, ti
             ("Gaussians", f"{len(result.cloud):,}"),
             ("Reconstruction", f"{result.seconds:.0f} s"),
         ],
+        slices=slices_of(
+            volumes,
+            matched_ranges(volumes, "taigs"),
+            result.grid.voxel_size,
+            f"{TILT_PLANES} {AXES} {SAME_CONTRAST.format('taigs')}",
+        ),
         tables=[
             (
                 "Held-out views, predicted without them: correlation with the measured images, noise included. "
                 "The tomogram itself is then made from all views.",
-                ("method", "correlation"),
-                [(name, value) for name, value in result.correlations().items()],
+                ("method", "mean", "lowest", "highest"),
+                [
+                    (name, *(f"{f(values):.4f}" for f in (np.mean, np.min, np.max)))
+                    for name, values in result.view_correlations().items()
+                ],
             )
         ],
         figures=[
-            Figure(
-                "Central slices: XY, seen along the beam, and XZ, seen along the tilt axis. Grey values from "
-                "the 0.5 to the 99.7 percentile of each volume's slices; scale in nm.",
-                slices_figure(volumes, result.grid.voxel_size),
-            ),
             Figure(
                 "Power in the XZ plane of Fourier space, averaged over y, logarithmic, each on its own scale. "
                 "The wedge about the vertical axis was not measured: what stands there is inferred.",
                 power_spectrum_figure(volumes, result.grid.voxel_size),
             ),
             Figure(
-                "The fit, step by step, on the views it saw and on the held-out ones.",
+                "The fit, step by step, on the views it saw and on the held-out ones. Loss and score are mean squared "
+                "differences per pixel, in units of the noise's variance: noise alone is about 1.",
                 curves_figure(result.history),
             ),
             Figure(
@@ -129,6 +145,8 @@ def _write_report(directory, result, volumes, views, verdict, timings, notes, ti
             ),
         ],
         notes=notes,
+        data=[("images", f"{len(views)} of {views.image_shape[1]} x {views.image_shape[0]} pixels")],
+        record=RunRecord.of_folder(directory),
         settings=result.settings,
         timings=timings,
     )

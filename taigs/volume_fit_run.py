@@ -7,18 +7,22 @@ import mrcfile
 import numpy as np
 
 from taigs.errors import InputError, RefusedError, ResourceError
+from taigs.fit_verdict import fidelity_in_words, fsc_limit, negative_limit
 from taigs.io.clouds import write_cloud
 from taigs.io.mrc import read_volume
-from taigs.metrics import describe_crossing, ncc
-from taigs.report import Figure, fsc_figure, slices_figure, write_report
-from taigs.volume_fit import fit_volume
+from taigs.report import Figure, fsc_figure, write_report
+from taigs.slices import AXES, own_range, slices_of
+from taigs.volume_fit import fit_volume, prepared
 
 EXTENSIONS = (".mrc", ".map", ".rec", ".ccp4")
 COMPRESSED = (".gz", ".bz2")
 ANISOTROPY = 0.01  # largest spread of the voxel's edges
 BACKGROUND = 0.5  # standard deviations of the map: a median further from 0 is worth a word
+SELF_FSC = (
+    "The FSC is with the very map that was fitted, noise included: it says how much of the map the model keeps, not "
+    "how good the map is."
+)
 HEAD = ("Gaussians", "kB", "voxels / model", "CC", "FSC 0.5", "seconds")
-NEGATIVE = 0.995  # CC of the map with its positive part, below which that limits a cloud worth mentioning
 
 
 def check_names(path, output, report, overwrite):
@@ -79,13 +83,12 @@ def remarks(volume, contour, signed):
         return [f"{share:.1%} of the voxels, {what} {contour:g}, are set to 0; fidelity is judged against that"]
     if abs(np.median(volume)) > BACKGROUND * volume.std(dtype=np.float64) > 0:
         notes.append(f"the median of the map is {np.median(volume):.3g}: a background costs Gaussians; try --contour")
-    best = ncc(np.maximum(volume, 0), volume)
-    if not signed and volume.max() > 0 and best < NEGATIVE:
-        notes.append(f"without --signed, negative density limits the CC to about {best:.3f}")
+    if limit := negative_limit(volume, signed):
+        notes.append(limit)
     return notes
 
 
-def run_fit(path, output, *, pixel_size, settings, report, overwrite, say, progress, journal):
+def run_fit(path, output, *, pixel_size, settings, report, overwrite, say, progress, journal, record=None):
     """Fit a map file and write model.npz, and a report of the same name if wanted.
 
     Parameters
@@ -93,6 +96,8 @@ def run_fit(path, output, *, pixel_size, settings, report, overwrite, say, progr
     settings : dict
         Of `fit_volume`, by name.
     report : bool
+    record : RunRecord, optional
+        For the report.
     say : function of a str
         Told what was decided while reading.
     progress : Progress
@@ -119,8 +124,13 @@ def run_fit(path, output, *, pixel_size, settings, report, overwrite, say, progr
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     write_cloud(output, result.cloud, voxel_size, volume.shape, overwrite, origin=origin)
+    progress.stage("what limits the FSC")
+    target = prepared(volume, settings["contour"], settings["signed"])
+    limit = fsc_limit(result, target)
+    if limit:
+        say(f"note: {limit}")
     if report:
-        _write_report(Path(output).with_suffix(".html"), path, volume, result, notes, settings)
+        _write_report(Path(output).with_suffix(".html"), path, target, result, limit, notes, record)
     return result
 
 
@@ -137,31 +147,46 @@ def _cells(row):
     return (f"{row.gaussians:,}", size, f"{row.ratio:.1f}", f"{row.cc:.4f}", reach, f"{row.seconds:.1f}")
 
 
-def _write_report(path, source, volume, result, notes, settings):
+def _write_report(path, source, target, result, limit, notes, record):
     last, size = result.rows[-1], result.grid.voxel_size
-    nz, ny, nx = volume.shape
-    frequency = np.arange(len(result.curve)) / (max(volume.shape) * size)
+    nz, ny, nx = target.shape
+    frequency = np.arange(len(result.curve)) / (max(target.shape) * size)
+    negative = negative_limit(target, result.cloud.signed)
+    stopped = f"Why no more: {result.reason}{negative and '; ' + negative}."
     write_report(
         path,
         title=f"taigs fit: {Path(source).name}",
-        verdict=f"{last.gaussians:,} Gaussians reach a correlation of {last.cc:.4f} with the map at 1/{last.ratio:.1f} "
-        f"of its bytes; FSC 0.5: {describe_crossing(last.resolution)}. Why no more: {result.reason}.",
+        verdict="\n".join(filter(None, (fidelity_in_words(result, target), stopped, limit))),
         summary=[
             ("Volume (x, y, z)", f"{nx} x {ny} x {nz}"),
             ("Voxel size", f"{size:.3g} Å"),
             ("Gaussians", f"{last.gaussians:,}"),
+            ("Voxels / model, bytes", f"{last.ratio:.1f}"),
+            ("Correlation", f"{last.cc:.4f}"),
             ("Time", f"{last.seconds:.0f} s"),
         ],
-        tables=[("Size against fidelity, after each densification", HEAD, [_cells(row) for row in result.rows])],
+        slices=_slices(target, result.volume, size),
+        tables=[("Size against fidelity, after each densification.", HEAD, [_cells(row) for row in result.rows])],
         figures=[
             Figure(
-                "Central slices, XY and XZ: the map, the model, and their difference. Grey values from the 0.5 to "
-                "the 99.7 percentile of each one's slices.",
-                slices_figure({"map": volume, "model": result.volume, "map - model": volume - result.volume}, size),
-            ),
-            Figure("FSC of the model with the map.", fsc_figure({"model": (frequency, result.curve)}, levels=(0.5,))),
+                "Fourier shell correlation of the model with the map, and the threshold 0.5.",
+                fsc_figure({"model with map": (frequency[1:], result.curve[1:])}, levels=(0.5,)),
+            )
         ],
-        notes=[*notes, "The FSC is with the very map that was fitted, noise included: it says how much of the map "
-               "the model keeps, not how good the map is."],
-        settings=settings,
-    )  # fmt: skip
+        notes=[*(note for note in notes if note != negative), SELF_FSC],
+        record=record,
+        timings={"fit": last.seconds},
+    )
+
+
+def _slices(target, fitted, voxel_size):
+    """Map and model on one grey scale, and their difference about mid-grey."""
+    difference = "map \N{MINUS SIGN} model"
+    low, high = own_range(target)
+    half = (high - low) / 2
+    return slices_of(
+        {"map": target, "model": fitted, difference: target - fitted},
+        {"map": (low, high), "model": (low, high), difference: (-half, half)},
+        voxel_size,
+        f"{AXES} Map and model have one grey scale; their difference has the same contrast, about 0.",
+    )

@@ -99,6 +99,16 @@ def test_a_gallery_of_constant_images_is_drawn():
     pixels(figures_spa.gallery_figure(np.ones((2, N, N)), np.zeros((2, N, N)), 4.0))
 
 
+def test_the_difference_from_the_model_is_drawn_on_the_scale_of_the_images(rng, monkeypatch):
+    monkeypatch.setattr(figures_spa, "_png", lambda figure: figure)
+    images = rng.normal(size=(3, N, N))
+    axes = np.reshape(figures_spa.gallery_figure(images, 0.75 * images, 4.0).axes, (4, 6))
+    for column in range(3):
+        _, smooth, _, difference = (ax.images[0] for ax in axes[:, column])
+        np.testing.assert_allclose(difference.get_array(), 0.25 * smooth.get_array(), rtol=1e-5, atol=1e-9)
+        assert difference.get_clim() == smooth.get_clim()
+
+
 def test_the_correlation_of_a_particle_with_the_model_is_written_above_it(rng):
     a = rng.normal(size=(N, N))
     assert figures_spa._correlation(a, 3 * a + 5) == "CC 1.00"
@@ -118,16 +128,7 @@ def test_the_scale_bar_has_a_round_length_that_fits(width, length):
     assert 0.15 * width < drawn <= 0.4 * width
 
 
-# --- maps and FSC --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 5])
-def test_three_planes_are_drawn_for_any_number_of_maps(rng, n):
-    pixels(figures_spa.three_planes_figure({f"map {i}": rng.normal(size=(N, N, N)) for i in range(n)}, 2.0))
-
-
-def test_an_empty_map_of_odd_size_is_drawn():
-    pixels(figures_spa.three_planes_figure({"empty": np.zeros((9, 9, 9))}, 2.0))
+# --- FSC --------------------------------------------------------------------------------
 
 
 def test_bands_are_drawn_for_one_cone_and_many_and_more_maps_than_colours(rng):

@@ -68,7 +68,9 @@ def test_the_model_redraws_the_map_where_it_was(run, density, tmp_path):
     assert err[-2].split()[0] == str(len(cloud)) and err[-1] == "stopped: the budget is used up"
     assert len(err) - head >= 3
     text = (tmp_path / "model.html").read_text()
-    assert f"{len(cloud)} Gaussians reach a correlation" in text and text.count("data:image/png") == 2
+    assert f"{len(cloud)} Gaussians reach a correlation" in text and text.count("data:image/png") == 1
+    assert text.count("data:image/jpeg") == 9 and "<td>gaussians</td><td>100</td>" in text
+    assert "Compared with voxels of" in text and "<p>Why no more: the budget is used up.</p>" in text
 
 
 def test_an_existing_model_is_refused_before_anything_is_computed(run, density, tmp_path):

@@ -1,6 +1,8 @@
 """The run directory refuses to harm earlier results; the report is safe to open and to pass on."""
 
+import base64
 import csv
+import hashlib
 import json
 import logging
 import os
@@ -11,6 +13,8 @@ import pytest
 
 from taigs import report
 from taigs.errors import RefusedError, ResourceError
+from taigs.run_record import RunRecord
+from taigs.slices import slices_of
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -102,18 +106,53 @@ def test_the_report_escapes_everything(tmp_path):
         tables=[(evil, (evil,), [(evil,)])],
         figures=[report.Figure(f'{evil}" onerror="x', PNG)],
         notes=[evil],
+        slices=slices_of({evil: np.zeros((2, 2, 2))}, {evil: (0, 1)}, 1.0, evil),
+        data=[(evil, evil)],
+        record=RunRecord(evil, {evil: evil}, {"arch": evil, "threads": 1}),
         settings={evil: evil},
         timings={evil: 1.0},
     )
-    assert "<script" not in text
+    assert text.count("<script") == text.count("</script") == 1
     assert '" onerror' not in text
-    assert text.count("&lt;script&gt;alert") >= 12
+    assert text.count("&lt;script&gt;alert") >= 20
 
 
 def test_the_report_needs_no_network(tmp_path):
     text = sample_report(tmp_path / "report.html")
-    assert not re.search(r"https?:|//[a-z]|<link|@import", text)
+    assert not re.search(r"https?:|//[a-z]|<link|@import|\burl\(|\bfetch\b", text)
     assert re.findall(r'src="(.{22})', text) == ["data:image/png;base64,"]
+
+
+def test_the_only_script_allowed_is_the_one_in_the_report(tmp_path):
+    text = sample_report(tmp_path / "report.html")
+    script = re.search(r"<script>(.*)</script>", text, re.S)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert f"script-src 'sha256-{digest}'" in policy and policy.startswith("default-src 'none'; ")
+    assert not re.search(r"\son[a-z]+=", text.replace(script, ""))
+
+
+def test_the_report_tells_what_was_run_with_what_and_what_it_took(tmp_path):
+    (tmp_path / "stack.mrc").write_bytes(bytes(1234))
+    options = {"stack": str(tmp_path / "stack.mrc"), "tilt_axis": 85.25, "signed": False, "wbp": True}
+    record = RunRecord("taigs tilt stack.mrc", options, {"arch": "cpu", "threads": 2})
+    text = sample_report(tmp_path / "report.html", record=record, data=[("images", "41 of 64 x 48 pixels")])
+    for part in (
+        "<pre>taigs tilt stack.mrc</pre>",
+        "<td>images</td><td>41 of 64 x 48 pixels</td>",
+        f"<td>stack</td><td>{tmp_path}/stack.mrc (1.2 kB)</td>",
+        "<td>tilt axis</td><td>85.25</td>",
+        "<td>wbp</td><td>yes</td>",
+        "<td>device</td><td>CPU, 2 threads</td>",
+        "<td>fit</td><td>1.3 s</td>",
+    ):
+        assert part in text
+    assert re.search(r"largest memory of the process</td><td>[0-9.]+ [MG]B<", text)
+    assert "signed" not in text
+
+
+def test_the_paragraphs_of_a_verdict_stay_apart(tmp_path):
+    assert "<p>good</p><p>but</p>" in sample_report(tmp_path / "report.html", verdict="good\nbut")
 
 
 def test_the_report_shows_numbers_readably(tmp_path):
@@ -139,7 +178,6 @@ def test_every_figure_is_a_png(volumes):
     ]
     frequency = np.linspace(0, 0.06, 9)
     for png in (
-        report.slices_figure(volumes, 8.0),
         report.power_spectrum_figure(volumes, 8.0),
         report.power_spectrum_figure({"empty": np.zeros((8, 8, 8))}, 8.0),
         report.residual_figure(rng.normal(size=(16, 24)), np.zeros((16, 24))),

@@ -124,7 +124,8 @@ def test_the_folder_holds_everything_and_stdout_the_map_alone(run):
     assert {path.name for path in folder.iterdir()} == FILES | {"map_sharpened.mrc"}
     assert out == f"{folder}/map.mrc\n"
     assert "fitting half 1" in err and "note: half-sets as in the file" in err
-    assert err.splitlines()[-1].startswith("Half maps: ") and "direct Fourier maps of the same images" in err
+    assert err.splitlines()[-1].startswith("taigs predicts the images of the other half better than the direct Fourier")
+    assert "Half maps: " in err and "direct Fourier maps of the same images" in err
     assert json.loads((folder / "config.json").read_text())["sharpen"] == -200
     assert "Half maps: " in (folder / "run.log").read_text()
 
@@ -183,7 +184,8 @@ def test_the_history_of_both_halves_is_kept(run):
 
 def test_the_report_shows_taigs_and_the_direct_maps_side_by_side(run):
     report = (run[0] / "report.html").read_text()
-    assert report.count("<figure>") == 8
+    assert report.count("<figure>") == 7 and report.count('class="plane"') == 3
+    assert ">taigs<" in report and ">direct Fourier<" in report and "p.mrcs (" in report
     for text in ("taigs, corrected", "direct Fourier, corrected", "cFAR", "mean ring correlation", "not how true"):
         assert text in report
     assert "Control of the poses: 200 images of 200 particles" in report
@@ -244,9 +246,18 @@ FALLING, HIGH = np.linspace(1, 0, 9), np.full(9, 0.9)
 def test_a_curve_that_does_not_cross_is_never_a_resolution():
     text = spa_run.describe(validation(HIGH, FALLING))
     assert text == (
-        "Half maps: FSC 0.143 not crossed: at or beyond Nyquist (8.00 Å), unmasked; direct Fourier maps of the same "
-        "images: 9.33 Å at FSC 0.143. Mean ring correlation with the images of the other half: 0.3000, direct Fourier "
-        "0.2500."
+        "taigs predicts the images of the other half better than the direct Fourier map does: mean ring correlation "
+        "0.3000, against 0.2500. Half maps: FSC 0.143 not crossed: at or beyond Nyquist (8.00 Å), unmasked; direct "
+        "Fourier maps of the same images: 9.33 Å at FSC 0.143."
+    )
+
+
+def test_the_verdict_says_so_where_the_direct_map_is_better():
+    found = validation(HIGH, FALLING)
+    found.agreement["taigs"] = found.agreement["direct Fourier"] - 0.01
+    assert spa_run.describe(found).startswith(
+        "taigs predicts the images of the other half no better than the direct Fourier map does: mean ring correlation "
+        "0.2400, against 0.2500."
     )
 
 

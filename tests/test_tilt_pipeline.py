@@ -23,7 +23,7 @@ from taigs.progress import NoProgress
 from taigs.render import Renderer, voxelize
 from taigs.report import RunDirectory
 from taigs.tilt import held_out_views, reconstruct_tilt_series
-from taigs.tilt_run import run_tilt
+from taigs.tilt_run import describe_held_out, run_tilt
 from taigs.views import Grid, Views
 
 GRID = Grid((26, 48, 48), 8.0)
@@ -192,7 +192,26 @@ def test_a_signed_run_leaves_its_files_and_finds_both_signs(cpu32, tmp_path):
     cloud, header = read_cloud(directory / "model.npz")
     assert header["signed"] and cloud.signed and cloud.masses.min() < 0 < cloud.masses.max()
     report = (directory / "report.html").read_text()
-    assert "a note" in report and "ts.mrc" in report
+    assert "a note" in report and "ts.mrc" in report and "<pre>taigs</pre>" in report
+    assert report.count('class="plane"') == 3 and report.count("data:image/jpeg") == 9
+    for name in ("taigs", "WBP", "SIRT 2"):
+        assert report.count(f'<div class="name">{name}</div>') == 3
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ([0.5, 0.4, 0.6], "better than SIRT+ and WBP: mean correlation with the measured images 0.5000"),
+        ([0.2, 0.4, 0.3], "no better than SIRT+: mean correlation with the measured images 0.3000"),
+    ],
+)
+def test_the_verdict_tells_who_predicts_the_held_out_views_best_and_how_often(own, words):
+    found = {"taigs": np.array(own), "SIRT+": np.array([0.4, 0.3, 0.4]), "WBP": np.array([0.1, 0.1, 0.1])}
+    ahead = sum(a > b for a, b in zip(own, found["SIRT+"], strict=True))
+    assert describe_held_out(found) == (
+        f"taigs predicts the held-out views {words}, against 0.3667 for SIRT+, 0.1000 for WBP; "
+        f"ahead of SIRT+ in {ahead} of 3 views."
+    )
 
 
 def test_the_command_line_goes_from_a_stack_to_a_tomogram(cpu32, tmp_path):

@@ -2,21 +2,15 @@
 
 import base64
 import json
-import os
-import queue
 import re
-import signal
-import subprocess
 import threading
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from conftest import CHROMIUM
+from browser import visit
 from typer.testing import CliRunner
 
 from taigs import viewer
@@ -32,10 +26,6 @@ ANGLES = (33.0, 71.0, -118.0)  # rot, tilt, psi
 SIZE, PIXEL_SIZE = (96, 80), 2.5  # width, height
 SLICE = {"thickness": 30.0, "depth": 12.0}
 SPREAD = 3.0  # A
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--no-first-run", "--disable-background-networking", "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist", "--enable-logging=stderr", "--window-size=1280,900",
-)  # fmt: skip
 # The page in a frame of the wanted size, which reports to the outer page, and that to the test's server.
 OUTER = """<link rel="icon" href="data:,"><iframe src="page" style="width:{}px;height:{}px;border:0"></iframe>
 <script>addEventListener("message", (e) => fetch("result", {{ method: "POST", body: e.data }}))</script>"""
@@ -86,36 +76,6 @@ def data_of(page):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
 
 
-@contextmanager
-def served(pages):
-    """A server of pages (dict of path to text): its address, and the queue of what browsers send to it."""
-    received = queue.SimpleQueue()
-
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self, text=""):
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def do_GET(self):
-            self.answer(pages[self.path])
-
-        def do_POST(self):
-            received.put(self.rfile.read(int(self.headers["Content-Length"])))
-            self.answer()
-
-        def log_message(self, *arguments):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/", received
-        finally:
-            server.shutdown()
-
-
 def browse(folder, page, script, before="", size=(640, 480)):
     """What `script` (an async function's body) returns inside the page, and what the browser complained of."""
     reporting = (
@@ -125,17 +85,7 @@ def browse(folder, page, script, before="", size=(640, 480)):
     )
     page = page.replace("<style>", f"{ERRORS}<script>{before}</script><style>", 1)
     page = page.replace("</body>", f"{reporting}</body>")
-    with served({"/": OUTER.format(*size), "/page": page}) as (address, received), open(folder / "log", "w") as log:
-        command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", address]
-        with subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as browser:
-            try:
-                answer = json.loads(received.get(timeout=60))
-            except queue.Empty:
-                pytest.fail(f"the page reported nothing: {(folder / 'log').read_text()[-2000:]}")
-            finally:
-                os.killpg(browser.pid, signal.SIGTERM)  # Debian's chromium is a script
-    lines = [line for line in (folder / "log").read_text().splitlines() if ":CONSOLE" in line]
-    complaints = [line for line in lines if "(OpenGL, Performance" not in line]  # reading back waits for the GPU
+    answer, complaints = visit(folder, {"/": OUTER.format(*size), "/page": page})
     return answer["result"], answer["errors"] + complaints
 
 
