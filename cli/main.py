@@ -3,6 +3,7 @@
 Everything heavy is imported inside the commands, so that ``taigs --help`` answers at once.
 """
 
+import logging
 import os
 import shlex
 import sys
@@ -242,6 +243,10 @@ app.command()(fit)
 def main():
     """Run the command line; the only way out is an exit code of errors.py."""
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+    heard = logging.StreamHandler()
+    heard.setFormatter(logging.Formatter("warning: %(message)s"))
+    heard.addFilter(lambda record: record.levelno == logging.WARNING)  # errors end the command, and say so
+    logging.getLogger("taigs").addHandler(heard)
     try:
         app()
     except StoppedError as error:
@@ -262,6 +267,7 @@ def main():
         _say("error: this is a bug in taigs; please report it with the lines above")
         sys.exit(1)
     finally:
+        logging.getLogger("taigs").removeHandler(heard)
         _flush_quietly()
 
 

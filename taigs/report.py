@@ -64,7 +64,7 @@ class RunDirectory:
     def __init__(self, path, overwrite=False, resume=False, inputs=None):
         self.path, self.resume, self.inputs = Path(path), resume, inputs or {}
         self.journal = Journal()
-        self._handlers, self._columns = [], None
+        self._handler = self._columns = None
         if self.path.exists() and not self.path.is_dir():
             raise RefusedError(f"{path}: is a file; expected a folder; try another name")
         try:
@@ -88,7 +88,7 @@ class RunDirectory:
         return self
 
     def __exit__(self, kind, error, trace):
-        if error is not None and self._handlers:
+        if error is not None and self._handler is not None:
             log.error("%s: %s", kind.__name__, error)
         if error is None and self.journal.folder is not None:
             self.write_text("DONE", "")
@@ -130,14 +130,9 @@ class RunDirectory:
         self.write_text("command.txt", shlex.join(map(str, command)) + "\n")
         self.write_json("config.json", asdict(config) if is_dataclass(config) else config)
         self.write_json("environment.json", environment(runtime))
-        file = logging.FileHandler(self / "run.log", mode="a" if self.resume else "w", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        warnings = logging.StreamHandler()
-        warnings.setFormatter(logging.Formatter("warning: %(message)s"))
-        warnings.addFilter(lambda record: record.levelno == logging.WARNING)  # errors end the run, and say so
-        self._handlers = [file, warnings]
-        for handler in self._handlers:
-            log.addHandler(handler)
+        self._handler = logging.FileHandler(self / "run.log", mode="a" if self.resume else "w", encoding="utf-8")
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(self._handler)
         log.setLevel(logging.INFO)
         log.info("%s", shlex.join(map(str, command)))
 
@@ -162,10 +157,10 @@ class RunDirectory:
 
     def close(self):
         """End the log."""
-        for handler in self._handlers:
-            log.removeHandler(handler)
-            handler.close()
-        self._handlers = []
+        if self._handler is not None:
+            log.removeHandler(self._handler)
+            self._handler.close()
+            self._handler = None
 
 
 @dataclass(frozen=True)

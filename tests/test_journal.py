@@ -183,6 +183,14 @@ def test_a_full_disk_costs_a_checkpoint_and_the_third_time_the_run(open_journal,
     assert open_journal(resume=True).restore("fit") == {}
 
 
+def test_a_disk_too_full_for_the_results_leaves_what_was_computed(open_journal, checkpoints):
+    with pytest.raises(ResourceError, match=r"^a\.mrc: full; what was computed is kept: make room and try --resume$"):
+        with open_journal(minutes=0) as journal:
+            journal.part("fit", dict)
+            raise ResourceError("a.mrc: full")
+    assert names(checkpoints) == ["begun.npz", "fit.npz"]
+
+
 def test_two_runs_do_not_share_a_folder(open_journal, checkpoints):
     open_journal()
     with pytest.raises(RefusedError, match=rf"in use by process {os.getpid()} on .*try another folder"):
