@@ -38,6 +38,10 @@ def list_cryosparc(path, passthrough=None, no_ctf=False):
         bad = np.flatnonzero(~np.isfinite(columns[name]).reshape(len(columns[name]), -1).all(axis=1))
         if len(bad):
             raise InputError(f"{path}: row {bad[0] + 1}: {name} is {columns[name][bad[0]]}; expected finite numbers")
+    for name in ("blob/psize_A", "alignments3D/psize_A"):
+        bad = np.flatnonzero(~(columns[name] > 0))
+        if len(bad):
+            raise InputError(f"{path}: row {bad[0] + 1}: {name} is {columns[name][bad[0]]}; expected more than 0")
     apix = columns["blob/psize_A"].astype(float)
     stacks, files = np.unique(columns["blob/path"].astype("S"), return_inverse=True)
     # A pose turns the image onto the volume; shifts are in pixels of the refinement, which may have been coarser.
@@ -54,7 +58,7 @@ def list_cryosparc(path, passthrough=None, no_ctf=False):
         values["classes"] = columns["alignments3D/class"].astype(int) + 1
     return Listing(
         source=path,
-        stacks=[stack.decode().lstrip(">") for stack in stacks.tolist()],
+        stacks=[_decoded(path, stack).lstrip(">") for stack in stacks.tolist()],
         files=files,
         slices=columns["blob/idx"].astype(int),
         where=lambda i: f"{path}: row {i + 1}",
@@ -66,6 +70,13 @@ def list_cryosparc(path, passthrough=None, no_ctf=False):
         notes=notes,
         **values,
     )
+
+
+def _decoded(path, name):
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: blob/path {name[:60]!r} is not UTF-8; expected the name of a stack") from None
 
 
 def _load(path):
