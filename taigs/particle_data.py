@@ -44,12 +44,19 @@ def gather(views, half_sets, operators, contrast, progress):
     """([ParticleSet of half 1, of half 2, of all], whether dense matter is dark), from one pass over the images.
 
     Nothing of a half enters the other's but the sign of the contrast; the padded grids are gone afterwards.
+
+    Raises
+    ------
+    InputError
+        No image has content, or as the reading of images.
     """
     picked = [np.flatnonzero(half_sets == half) for half in (1, 2)]
     sums = []
     for half in (0, 1):
         progress.stage(f"reading half {half + 1}")
         sums.append(accumulate(views, picked[half], operators, progress))
+    if not any(s.power[1:].any() for s in sums):
+        raise InputError("every image is constant; expected images with content")
     progress.stage("direct Fourier maps")
     directs = [direct_map(s) for s in sums]
     dark = contrast == "dark" or (contrast == "auto" and sum(map(skewness, directs)) < 0)
