@@ -1,13 +1,14 @@
 """Fuzzing for some minutes, on all processors: python tests/fuzz_long.py MINUTES [SEED].
 
 Prints each new kind of finding once (a crash or hang of the worker too), with the command that repeats it; ends with 1
-if there was any. Files are kept in a temporary folder.
+if there was any. Files of findings are kept in temporary folders.
 """
 
 import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,8 +22,9 @@ COUNT = 1000
 SCRIPT = Path(__file__).with_name("fuzz.py")
 
 
-def batch(target, seed, first, folder):
+def batch(target, seed, first):
     """Findings of one batch: list of (kind, what to print)."""
+    folder = tempfile.mkdtemp(prefix="fuzz-")
     command = [sys.executable, str(SCRIPT), target, str(seed), str(first), str(COUNT), folder]
     done = subprocess.run(command, capture_output=True, text=True)
     findings = [json.loads(line) for line in done.stdout.splitlines()]
@@ -30,6 +32,8 @@ def batch(target, seed, first, folder):
     if done.returncode:
         last = Path(folder, "last").read_text()
         found.append((f"ends with {done.returncode}", f"{last} in {folder} ends with {done.returncode}\n{done.stderr}"))
+    if not found:
+        shutil.rmtree(folder)
     return found
 
 
@@ -47,7 +51,7 @@ def main(minutes, seed=None):
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while time.monotonic() < ends:
             now = [next(work) for _ in range(2 * os.cpu_count())]
-            for found in pool.map(lambda job: batch(job[1], seed, job[0], tempfile.mkdtemp(prefix="fuzz-")), now):
+            for found in pool.map(lambda job: batch(job[1], seed, job[0]), now):
                 attempts += COUNT
                 for what, text in found:
                     if what not in known:

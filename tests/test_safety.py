@@ -128,6 +128,14 @@ def test_a_model_of_python_objects_is_refused(model):
     assert not (model.parent / "trace").exists()
 
 
+@pytest.mark.parametrize("header", [b"{'descr': '<f4', 'fortran", b"{'descr': '<f4', 'shape': (5L,)", b"(" * 200])
+def test_a_model_whose_array_has_half_a_header_is_refused(model, header):
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(20)
+    rewritten(model, **{"masses.npy": content})
+    outcome = refused(["info", model], model.parent, r"masses\.npy: no plain array")
+    assert "warning" not in outcome.stderr
+
+
 def test_an_archive_whose_members_overlap_is_refused(model):
     content = bytearray(model.read_bytes())
     with zipfile.ZipFile(model) as archive:
