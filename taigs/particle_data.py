@@ -55,10 +55,10 @@ def gather(views, half_sets, operators, contrast, progress):
     for half in (0, 1):
         progress.stage(f"reading half {half + 1}")
         sums.append(accumulate(views, picked[half], operators, progress))
-    if not any(s.power[1:].any() for s in sums):
-        raise InputError("every image is constant; expected images with content")
     progress.stage("direct Fourier maps")
     directs = [direct_map(s) for s in sums]
+    if not any(s.power[1:].any() for s in sums):
+        raise InputError("every image is constant; expected images with content")
     dark = contrast == "dark" or (contrast == "auto" and sum(map(skewness, directs)) < 0)
     if dark:
         for s, direct in zip(sums, directs, strict=True):
