@@ -119,8 +119,7 @@ class _Statistics:
     sampled: float = 1.0  # the share of all values that were looked at
 
     def add(self, values):
-        values = values.astype(np.float64)
-        finite = values[np.isfinite(values)]
+        finite = values[np.isfinite(values)].astype(np.float64)
         self.bad += len(values) - len(finite)
         self.count += len(finite)
         if len(finite):

@@ -45,6 +45,11 @@ def gather(views, half_sets, operators, contrast, progress, journal):
     """([ParticleSet of half 1, of half 2, of all], whether dense matter is dark), from one pass over the images.
 
     Nothing of a half enters the other's but the sign of the contrast; the padded grids are gone afterwards.
+
+    Raises
+    ------
+    InputError
+        No image has content, or as the reading of images.
     """
     picked = [np.flatnonzero(half_sets == half) for half in (1, 2)]
     sums = []
@@ -55,6 +60,8 @@ def gather(views, half_sets, operators, contrast, progress, journal):
         sums.append(journal.part(name, compute))
     progress.stage("direct Fourier maps")
     directs = [direct_map(s) for s in sums]
+    if not any(s.power[1:].any() for s in sums):
+        raise InputError("every image is constant; expected images with content")
     dark = contrast == "dark" or (contrast == "auto" and sum(map(skewness, directs)) < 0)
     if dark:
         for s, direct in zip(sums, directs, strict=True):

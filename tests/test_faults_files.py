@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 import pytest
-from faults import accepted, good_particles, good_tilt_series, patched, python, refused
+from faults import accepted, good_particles, good_tilt_series, patched, python, refused, run
 
 from taigs.io.mrc import _HEADER, IMOD_STAMP, _new_header, write_stack, write_volume
 
@@ -214,7 +214,7 @@ def test_11_axes_that_are_no_permutation_are_refused(stack):
     info(patched(stack, 64, "<3i", 1, 1, 1), r"mapc, mapr, maps = \(1, 1, 1\); expected 1, 2, 3 in some order")
 
 
-@pytest.mark.parametrize("cell", [(0, 0, 0), (np.nan,) * 3, (np.inf,) * 3])
+@pytest.mark.parametrize("cell", [(0, 0, 0), (np.nan, np.inf, 8)])
 def test_12_an_unknown_pixel_size_is_asked_for(series, cell):
     patched(series.stack, 40, "<3f", *cell)
     tilt(series, r"ts\.mrc: the header holds no pixel size; try --pixel-size")
@@ -299,6 +299,15 @@ def test_16_a_stack_of_constant_views_is_refused(series):
     tilt(series, r"ts\.mrc: every image is constant; expected images with content")
 
 
+def test_16_particles_that_are_all_constant_are_refused(tmp_path):
+    good_particles(tmp_path)
+    write_stack(tmp_path / "p.mrcs", np.full((24, 16, 16), 3.0), 8.0, overwrite=True)
+    outcome = run(["spa", "p.star", "-o", "out"], tmp_path)
+    assert outcome.code == 3, outcome
+    assert "error: every image is constant; expected images with content" in outcome.stderr
+    assert not list(tmp_path.glob("out/*.mrc"))
+
+
 @pytest.mark.parametrize("change", ["os.truncate(path, 2000)", "os.replace('other', path)"])
 def test_17_a_file_that_changes_while_it_is_used_is_an_error_and_no_crash(series, change):
     folder = series.stack.parent
@@ -313,7 +322,7 @@ for path, images in (("ts.mrc", open_sections("ts.mrc")[1]), ("v.mrc", open_sect
                      ("p.mrcs", read_particles("p.star").images)):
     images[0], images[-1]
     with open("other", "wb") as file:
-        file.write(bytes(os.path.getsize(path) - 4))
+        file.write(bytes(os.path.getsize(path)))
     {change}
     try:
         images[-1]

@@ -144,8 +144,10 @@ def test_27_images_that_a_stack_has_not_are_named_with_line_and_number(star):
     spa(
         star, "2 problems", f"p.star:{FIRST}: {said.format('0@p.mrcs')}", f"p.star:{FIRST + 1}: {said.format('p.mrcs')}"
     )
-    edited(star, FIRST, renamed(b"999@p.mrcs"))
     edited(star, FIRST + 1, renamed(b"2@p.mrcs"))
+    edited(star, FIRST, renamed(b"9" * 40 + b"@p.mrcs"))
+    spa(star, "rlnImageName .9999.*; expected one such as 000123@stack.mrcs, from 1")
+    edited(star, FIRST, renamed(b"999@p.mrcs"))
     spa(star, rf"p\.star:{FIRST}: image 999 of p\.mrcs; expected 1 to 24")
 
 

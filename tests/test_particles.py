@@ -686,6 +686,11 @@ def test_aberrations_of_cs_files_are_named_as_not_applied(tmp_path, images):
         ({"ctf/df1_A": np.array([1.0, 1, np.nan, 1, 1, 1])}, r"p\.cs: row 3: ctf/df1_A is nan; expected finite"),
         ({"blob/idx": np.array([0, 1, 2, 17, 4, 5])}, r"p\.cs: row 4: image 18 of .*x\.mrcs; expected 1 to 6"),
         ({"blob/psize_A": np.array([2.0, 2, 2, 2, 3, 3])}, "differ in pixel sizes"),
+        ({"blob/psize_A": np.array([2.0, 0, 2, 2, 2, 2])}, r"p\.cs: row 2: blob/psize_A is 0\.0; expected more than 0"),
+        ({"blob/path": np.array([b"\x80.mrcs"] * N)}, r"blob/path b'\\x80\.mrcs' is not UTF-8"),
+        ({"blob/shape": np.full(N, 8)}, r"blob/shape is int64 of shape \(\); expected numbers of shape \(2,\)"),
+        ({"alignments3D/pose": np.zeros((N, 3, 3))}, r"alignments3D/pose is .*; expected numbers of shape \(3,\)"),
+        ({"ctf/df1_A": np.array([b"x"] * N)}, r"ctf/df1_A is \|S1 of shape \(\); expected numbers"),
         ({"alignments3D/split": np.zeros(N, "u4")}, "all images are in half-set 1"),
     ],
 )

@@ -99,7 +99,8 @@ def checked_cloud(path, positions, log_sigmas, quaternions, masses, signed):
         if array.dtype.kind not in "fiu":
             raise InputError(f"{path}: {name} are {array.dtype}; expected numbers")
     try:
-        cloud = GaussianCloud(*arrays.values(), signed)
+        with np.errstate(invalid="ignore"):  # signalling NaN, which are refused
+            cloud = GaussianCloud(*arrays.values(), signed)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     lengths = np.linalg.norm(cloud.quaternions, axis=1)

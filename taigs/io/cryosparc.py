@@ -18,6 +18,8 @@ CTF = {
     "defocus_u": "ctf/df1_A", "defocus_v": "ctf/df2_A", "defocus_angle": "ctf/df_angle_rad",
     "phase_shift": "ctf/phase_shift_rad",
 }  # fmt: skip
+OPTIONAL = ("blob/sign", "alignments3D/split", "alignments3D/class", "ctf/bfactor")
+SHAPES = {"blob/shape": (2,), "alignments3D/pose": (3,), "alignments3D/shift": (2,)}  # of a row
 ABERRATIONS = ("ctf/tilt_A", "ctf/shift_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag")
 
 
@@ -34,10 +36,15 @@ def list_cryosparc(path, passthrough=None, no_ctf=False):
     _require(path, columns, POSES, passthrough)
     if not no_ctf:
         _require(path, columns, CTF.values(), passthrough, "; or --no-ctf if the images are projections without one")
+    _check_kinds(path, columns)
     for name in (*IMAGES[3:], *POSES, *(() if no_ctf else CTF.values())):
         bad = np.flatnonzero(~np.isfinite(columns[name]).reshape(len(columns[name]), -1).all(axis=1))
         if len(bad):
             raise InputError(f"{path}: row {bad[0] + 1}: {name} is {columns[name][bad[0]]}; expected finite numbers")
+    for name in ("blob/psize_A", "alignments3D/psize_A"):
+        bad = np.flatnonzero(~(columns[name] > 0))
+        if len(bad):
+            raise InputError(f"{path}: row {bad[0] + 1}: {name} is {columns[name][bad[0]]}; expected more than 0")
     apix = columns["blob/psize_A"].astype(float)
     stacks, files = np.unique(columns["blob/path"].astype("S"), return_inverse=True)
     # A pose turns the image onto the volume; shifts are in pixels of the refinement, which may have been coarser.
@@ -54,7 +61,7 @@ def list_cryosparc(path, passthrough=None, no_ctf=False):
         values["classes"] = columns["alignments3D/class"].astype(int) + 1
     return Listing(
         source=path,
-        stacks=[stack.decode().lstrip(">") for stack in stacks.tolist()],
+        stacks=[_decoded(path, stack).lstrip(">") for stack in stacks.tolist()],
         files=files,
         slices=columns["blob/idx"].astype(int),
         where=lambda i: f"{path}: row {i + 1}",
@@ -66,6 +73,13 @@ def list_cryosparc(path, passthrough=None, no_ctf=False):
         notes=notes,
         **values,
     )
+
+
+def _decoded(path, name):
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: blob/path {name[:60]!r} is not UTF-8; expected the name of a stack") from None
 
 
 def _load(path):
@@ -106,6 +120,16 @@ def _require(path, columns, names, passthrough, otherwise=""):
     if missing:
         try_ = "" if passthrough else f"; try --poses FILE (the job's passthrough .cs){otherwise}"
         raise InputError(f"{path}: no {', '.join(missing)}; found: {', '.join(columns)}{try_}")
+
+
+def _check_kinds(path, columns):
+    """Refuse columns of other kinds or shapes than cryoSPARC's."""
+    for name in {*IMAGES, *POSES, *CTF.values(), *OPTIONAL} & columns.keys():
+        kinds, shape = ("S", ()) if name == "blob/path" else ("fiu", SHAPES.get(name, ()))
+        column = columns[name]
+        if column.dtype.kind not in kinds or column.shape[1:] != shape:
+            what = "text" if kinds == "S" else f"numbers of shape {shape}" if shape else "numbers"
+            raise InputError(f"{path}: {name} is {column.dtype} of shape {column.shape[1:]}; expected {what}")
 
 
 def _ctf(path, columns):

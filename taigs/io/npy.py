@@ -6,6 +6,8 @@ here every size is compared with the bytes that are there first.
 
 import io
 import os
+import tokenize
+import warnings
 import zipfile
 import zlib
 
@@ -16,7 +18,10 @@ from taigs.io.files import existing_file, reading
 
 MAGIC = b"\x93NUMPY"
 LONGEST_HEADER = 100_000  # characters; of .cs files with many columns
-DAMAGE = (ValueError, TypeError, KeyError, EOFError, OverflowError, SyntaxError, RecursionError, MemoryError)
+DAMAGE = (
+    ValueError, TypeError, KeyError, EOFError, OverflowError, SyntaxError, RecursionError, MemoryError,
+    tokenize.TokenError,
+)  # fmt: skip
 
 
 def read_npy(path):
@@ -75,7 +80,9 @@ def _header(name, file):
     try:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, fortran, dtype = read(file, max_header_size=LONGEST_HEADER)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy tries Python 2's way of writing it, too, and says so
+            shape, fortran, dtype = read(file, max_header_size=LONGEST_HEADER)
         if dtype.hasobject:
             raise ValueError("it holds Python objects")
         if not dtype.itemsize or any(type(n) is not int or n < 0 for n in shape):

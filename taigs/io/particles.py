@@ -12,6 +12,8 @@ from taigs.io.optics import Optics
 from taigs.io.star import read_star
 from taigs.io.subtomograms import are_subtomograms, list_subtomograms
 
+LARGEST_SECTION = 2**31  # of an MRC file
+
 
 def read_particles(
     path, *, datadir=None, class_number=None, subset=None, box_crop=None, pixel_size=None, no_ctf=False, poses=None,
@@ -175,7 +177,7 @@ def _images(path, particles):
     index, files, slices, problems = {}, [], [], []
     for row, name in enumerate(particles.columns["rlnImageName"].tolist()):
         section, _, stack = name.partition(b"@")
-        if not (stack and section.isdigit() and int(section) > 0):
+        if not (stack and section.isdigit() and len(section) < 20 and 0 < int(section) < LARGEST_SECTION):
             shown = name.decode()[:60]
             problems.append(
                 f'{particles.where(row)}: rlnImageName "{shown}"; expected one such as 000123@stack.mrcs, from 1'

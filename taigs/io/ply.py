@@ -105,7 +105,8 @@ def read_ply(path):
             count, dtype = _vertices(path, lines, available - at)
             file.seek(at)
             rows = np.fromfile(file, dtype, count)
-            return _read_cloud(path, lines, rows)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is refused
+                return _read_cloud(path, lines, rows)
         except (KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: not a readable PLY ({error}); expected one of 3D Gaussians") from None
 
@@ -120,9 +121,8 @@ def _read_cloud(path, lines, rows):
         signed = header.setdefault("signed", bool((masses < 0).any()))
     else:
         (opacity,) = _columns(path, rows, ("opacity",)).T
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is refused
-            # -log(1 - o) of an opacity o, which stands in the file as its logit
-            masses = 2 * np.pi * np.exp(2 * scales.mean(axis=1)) * np.logaddexp(0, opacity)
+        # -log(1 - o) of an opacity o, which stands in the file as its logit
+        masses = 2 * np.pi * np.exp(2 * scales.mean(axis=1)) * np.logaddexp(0, opacity)
         signed = header["signed"] = False
         message = f"{path}: no masses in it: taken from the opacities, lengths as Angstrom, colours ignored"
         warnings.warn(message, InputWarning, stacklevel=4)
