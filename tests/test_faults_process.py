@@ -126,7 +126,7 @@ def test_45_particles_are_resumed_too(tmp_path):
 def test_46_a_disk_too_full_for_checkpoints_stops_the_run_the_third_time(fitted, tmp_path):
     folder, arguments, expected = fitted
     arguments = [*arguments, *OFTEN, "-o", tmp_path / "m.npz"]
-    starved = run(arguments, folder, file_size=9_000)  # room for the first states, and not for those of more Gaussians
+    starved = run(arguments, folder, file_size=30_000)  # room for the first states, and not for those of more Gaussians
     assert starved.code == 4 and starved.stderr.count("warning: no checkpoint: ") == 3, starved.stderr
     assert starved.stderr.endswith("3 checkpoints in a row; what was computed is kept: make room and try --resume\n")
     assert not list(tmp_path.glob("**/*.tmp-*"))
