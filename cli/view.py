@@ -43,12 +43,14 @@ def view(
 
     writes run/view.html. --serve writes it only if -o says where.
     """
-    from taigs.errors import RefusedError
+    from taigs.errors import InputError, RefusedError
     from taigs.io.mrc import atomic_file
     from taigs.viewer import measured_series, read_models, serve_page, viewer_page
 
     first = models[0]
     output = output or (None if serve else first / "view.html" if first.is_dir() else first.with_suffix(".html"))
+    if output and output.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f'{output}: unknown kind of page "{output.suffix}"; expected .html')
     if output and output.exists() and not overwrite:  # before any work
         raise RefusedError(f"{output}: exists already; try another name, or --overwrite")
     named = read_models(models)

@@ -46,7 +46,8 @@ def evaluate_run(run, progress=None):
     """
     run = Path(run)
     if not run.is_dir():
-        raise InputError(f"{run}: no such folder; expected that of a run of taigs tilt or taigs spa")
+        what = "is a file" if run.exists() else "no such folder"
+        raise InputError(f"{run}: {what}; expected the folder of a run of taigs tilt or taigs spa")
     if (run / "held_out.npz").exists():
         return _evaluate_tilt_series(run)
     if "particles" in read_config(run):

@@ -139,7 +139,7 @@ def newer(run):
     ("name", "change", "message"),
     [
         ("absent", None, "absent: no such folder"),
-        ("run/config.json", None, "config.json: no such folder"),
+        ("run/config.json", None, "config.json: is a file"),
         (".", None, "holds no run of taigs tilt or taigs spa"),
         ("run", lambda run: (run / "held_out.npz").unlink(), "run: no held_out.npz, which a finished run leaves"),
         ("run", lambda run: (run / "held_out.npz").write_bytes(b"PK\x03\x04"), "held_out.npz: not readable"),
