@@ -45,9 +45,10 @@ def run(tmp_path, monkeypatch, rng):
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     views = read_tilt_series("ts.mrc", "ts.tlt", exclude=[2], contrast="bright")
     measured = views.images[PICKED]
+    seen = {name: measured if name == "taigs" else np.roll(measured, 2, axis=2) for name in NOISE}  # "aligned"
     predictions = {
         # Their scale and offset are not the images'.
-        name: (3 * (measured + noise * rng.normal(size=measured.shape)).astype(np.float32) + 7, measured)
+        name: (3 * (seen[name] + noise * rng.normal(size=measured.shape)).astype(np.float32) + 7, seen[name])
         for name, noise in NOISE.items()
     }
     result = types.SimpleNamespace(held_out=np.array(PICKED), predictions=predictions)
@@ -90,6 +91,7 @@ def test_a_prediction_of_the_wrong_sign_explains_nothing(run):
 def test_the_table_has_a_line_for_each_view_and_the_verdict_is_in_words(run, tmp_path):
     code, out, err = taigs_evaluate("run", "--held-out", "--json", "scores.json")
     assert code == 0 and err.startswith("note: images as the run kept them, which are those of the stack\n")
+    assert "resampled to a vertical axis" in err
     lines, scores = out.splitlines(), json.loads((tmp_path / "scores.json").read_text())
     assert [line.split()[0] for line in lines[:4]] == ["view", "3", "5", "mean"]
     assert len(set(map(len, lines[:4]))) == 1
