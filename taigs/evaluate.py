@@ -13,7 +13,6 @@ from taigs.run_input import has_tilt_series, read_config, read_run_particles, re
 SAME_IMAGE = 0.999  # correlation of an image of the run with the same one read again
 SAME_CURVE = 1e-3  # of ring correlations, whichever backend computed them
 CHOSEN = "the same views decided when the fit and SIRT stopped, so both are slightly flattered; WBP is not"
-RESAMPLED = "WBP and SIRT predict the views as resampled to a vertical axis, which takes a little noise off them"
 
 
 def evaluate_run(run, progress=None):
@@ -63,7 +62,6 @@ def evaluate_run(run, progress=None):
 def _evaluate_tilt_series(run):
     held_out = read_held_out(run / "held_out.npz")
     correlations = held_out.correlations()
-    resampled = not np.array_equal(held_out.measured, held_out.aligned)
     note, warnings = _compared_with_the_stack(run, held_out)
     return {
         "run": str(run),
@@ -76,7 +74,7 @@ def _evaluate_tilt_series(run):
             for name, found in correlations.items()
         },
         "verdict": _tilt_verdict(correlations, held_out.noise()),
-        "notes": [note, CHOSEN, *([RESAMPLED] if resampled else [])],
+        "notes": [note, CHOSEN],
         "warnings": warnings,
     }
 
@@ -84,13 +82,10 @@ def _evaluate_tilt_series(run):
 def _tilt_verdict(correlations, noise):
     from taigs.tilt_run import describe_held_out
 
-    own, left = next(iter(correlations)), {name: unexplained(found).mean() for name, found in correlations.items()}
-    wins = int(sum(max(correlations, key=lambda name: correlations[name][i]) == own for i in range(len(noise))))
-    others = ", ".join(f"{name} {share:.1%}" for name, share in left.items() if name != own)
+    own, *others = (f"{name} {unexplained(found).mean():.1%}" for name, found in correlations.items())
     return (
-        f"{describe_held_out({name: float(found.mean()) for name, found in correlations.items()})} "
-        f"taigs is the best in {wins} of {len(noise)} views, and leaves {left[own]:.1%} of their variance unexplained; "
-        f"{others}; noise alone is about {noise.mean():.1%}."
+        f"{describe_held_out(correlations)} Unexplained of their variance: {own}; {', '.join(others)}; noise alone is "
+        f"about {noise.mean():.1%}."
     )
 
 

@@ -13,7 +13,7 @@ from taigs.io.mrc import atomic_file, existing_file, reading
 FORMAT = "taigs-held-out"
 VERSION = 1
 APART = 3  # pixels between which noise is no longer alike; closer ones are where a stack was interpolated
-ARRAYS = ("numbers", "tilt_angles", "measured", "aligned", "predicted")
+ARRAYS = ("numbers", "tilt_angles", "measured", "predicted")
 
 
 @dataclass(frozen=True)
@@ -30,25 +30,19 @@ class HeldOut:
         Degrees.
     measured : (M, H, W) array
         The images as they were fitted: density bright, in units of the noise.
-    aligned : (M, H, W) array
-        The same, resampled to a vertical tilt axis without shifts: what methods other than taigs predict.
     predicted : (K, M, H, W) array
-        By methods that saw the other views only.
+        By methods that saw the other views only; NaN where one predicts nothing.
     """
 
     methods: tuple
     numbers: np.ndarray
     tilt_angles: np.ndarray
     measured: np.ndarray
-    aligned: np.ndarray
     predicted: np.ndarray
 
     def correlations(self):
-        """Method -> (M,) correlation of prediction and measurement about their means."""
-        return {
-            name: np.array([_correlation(*pair) for pair in zip(images, self._measured_by(name), strict=True)])
-            for name, images in zip(self.methods, self.predicted, strict=True)
-        }
+        """Method -> (M,) correlation of prediction and measurement; see `correlations`."""
+        return dict(zip(self.methods, correlations(self.predicted, self.measured), strict=True))
 
     def noise(self):
         """(M,) share of an image's variance that is noise: what even the true density would leave unexplained.
@@ -56,10 +50,35 @@ class HeldOut:
         Estimated from what taigs leaves, by differences of pixels 3 apart: too high by fine detail that was not
         predicted, too low by noise that is alike over 3 pixels.
         """
-        return np.array([_noise(*pair) for pair in zip(self.predicted[0], self.measured, strict=True)])
+        return np.array([_noise(*view) for view in zip(self.predicted[0], self.measured, self._shared(), strict=True)])
 
-    def _measured_by(self, method):
-        return self.measured if method == self.methods[0] else self.aligned
+    def _shared(self):
+        return np.isfinite(self.predicted).all(axis=0)
+
+
+def correlations(predicted, measured):
+    """Correlation about their means of predictions and images, over the pixels that all methods predict.
+
+    Parameters
+    ----------
+    predicted : (K, M, H, W) array
+        By K methods; not finite where one predicts nothing.
+    measured : (M, H, W) array
+
+    Returns
+    -------
+    (K, M) array
+    """
+    found = np.zeros(predicted.shape[:2])
+    for view, shared in enumerate(np.isfinite(predicted).all(axis=0)):
+        m = measured[view][shared].astype(float)
+        m -= m.mean() if m.size else 0
+        for method, image in enumerate(predicted[:, view]):
+            p = image[shared].astype(float)
+            p -= p.mean() if p.size else 0
+            norm = np.sqrt((p @ p) * (m @ m))
+            found[method, view] = p @ m / norm if norm > 0 else 0
+    return found
 
 
 def unexplained(correlations):
@@ -67,17 +86,11 @@ def unexplained(correlations):
     return 1 - np.maximum(correlations, 0) ** 2
 
 
-def _correlation(a, b):
-    a, b = (v - v.mean(dtype=float) for v in (a.ravel(), b.ravel()))
-    norm = np.sqrt((a @ a) * (b @ b))
-    return a @ b / norm if norm > 0 else 0.0
-
-
-def _noise(predicted, measured):
+def _noise(predicted, measured, shared):
     p, m = (v.astype(float) - v.mean(dtype=float) for v in (predicted, measured))
     residual = m - max((p * m).sum(), 0) / max((p**2).sum(), np.finfo(float).tiny) * p
     difference = residual[:, APART:] - residual[:, :-APART] if m.shape[1] > APART else np.sqrt(2) * residual
-    return min(difference.var() / 2 / max(m.var(), np.finfo(float).tiny), 1.0)
+    return min(difference.var() / 2 / max(m[shared].var(), np.finfo(float).tiny), 1.0)
 
 
 def write_held_out(path, result, views, overwrite=False):
@@ -97,7 +110,6 @@ def write_held_out(path, result, views, overwrite=False):
         "numbers": np.array([int(name.split("@")[0]) for name in names]),
         "tilt_angles": np.asarray(views.tilt_angles, float)[picked],
         "measured": result.predictions[methods[0]][1],
-        "aligned": result.predictions[methods[-1]][1],
         "predicted": np.stack([result.predictions[name][0] for name in methods]).astype(np.float32),
     }
     with atomic_file(path, overwrite) as file:
@@ -126,6 +138,6 @@ def read_held_out(path):
         raise InputError(f"{path}: not readable ({error}); expected held_out.npz of taigs tilt") from None
     n, images = len(found.numbers), found.measured.shape
     shapes = [getattr(found, name).shape for name in ARRAYS]
-    if n == 0 or len(images) != 3 or shapes != [(n,), (n,), images, images, (len(found.methods), *images)]:
+    if n == 0 or len(images) != 3 or shapes != [(n,), (n,), images, (len(found.methods), *images)]:
         raise InputError(f"{path}: arrays of shapes {shapes}; expected those of {n} views; the file is damaged")
     return found

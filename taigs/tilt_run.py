@@ -68,7 +68,7 @@ def run_tilt(views, directory, *, thickness, signed, wbp, sirt_iterations, seed,
             write_volume(directory / file_name, volumes[name], grid.voxel_size, overwrite=True)
     for row in result.history:
         directory.log_metrics(row)
-    verdict = describe_held_out(result.correlations())
+    verdict = describe_held_out(result.view_correlations())
     log.info("%s", verdict)
     for name, value in result.settings.items():
         log.info("%s: %s", name, value)
@@ -77,13 +77,23 @@ def run_tilt(views, directory, *, thickness, signed, wbp, sirt_iterations, seed,
 
 
 def describe_held_out(correlations):
-    """Who predicts the held-out views best, in a sentence."""
-    best = max(correlations, key=correlations.get)
-    others = ", ".join(f"{value:.4f} for {name}" for name, value in correlations.items() if name != "taigs")
-    own = f"correlation {correlations['taigs']:.4f}, against {others}"
-    if best == "taigs":
-        return f"taigs predicts the held-out views better than both baselines: {own}."
-    return f"taigs does not predict the held-out views better than {best}: {own}."
+    """Who predicts the held-out views best, and in how many of them, in a sentence.
+
+    Parameters
+    ----------
+    correlations : dict of str to (n,) array
+        As `TiltResult.view_correlations`.
+    """
+    means = {name: float(values.mean()) for name, values in correlations.items()}
+    own, n = means.pop("taigs"), len(correlations["taigs"])
+    rival = max(means, key=means.get)
+    ahead = np.count_nonzero(correlations["taigs"] > correlations[rival])
+    start = f"better than {' and '.join(means)}" if own > means[rival] else f"no better than {rival}"
+    return (
+        f"taigs predicts the held-out views {start}: mean correlation with the measured images {own:.4f}, against "
+        + ", ".join(f"{value:.4f} for {name}" for name, value in means.items())
+        + f"; ahead of {rival} in {ahead} of {n} views."
+    )
 
 
 def _write_report(directory, result, volumes, views, verdict, timings, notes, title):

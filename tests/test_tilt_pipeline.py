@@ -128,10 +128,13 @@ def test_a_raw_stack_with_a_turned_axis_and_shifts_is_as_good_as_an_aligned_one(
     xf = np.empty((21, 2, 3))
     xf[:, :, :2], xf[:, :, 2] = [[c, s], [-s, c]], rng.uniform(-5, 5, (21, 2))
     raw = simulate(cloud, *imod_views_geometry(ANGLES, 0.0, xf), SNR)
-    ours = wedge_scores(reconstruct(raw).volume, truth, 60)
-    best = wedge_scores(reconstructed()[0].volume, truth, 60)
+    found, aligned = reconstruct(raw), reconstructed()[0]
+    ours, best = (wedge_scores(result.volume, truth, 60) for result in (found, aligned))
     assert ours["ncc"] > best["ncc"] - 0.04
     assert ours["fsc_measured"] > best["fsc_measured"] - 0.04
+    # Baselines are judged by the images themselves: resampled ones, with less noise, would flatter them.
+    print(found.correlations(), aligned.correlations())
+    assert found.correlations() == pytest.approx(aligned.correlations(), abs=0.03)
 
 
 def test_negated_angles_give_the_mirror_image(cpu32):
@@ -222,7 +225,7 @@ def test_the_command_line_goes_from_a_stack_to_a_tomogram(cpu32, tmp_path):
     scores = evaluate_run(tmp_path / "run")  # finds the stack beside the folder
     assert scores["notes"][0] == "images as the run kept them, which are those of the stack"
     assert scores["tilt_angles_deg"] == pytest.approx(ANGLES[held_out_views(ANGLES)])
-    assert scores["verdict"].split(". taigs")[0] in done.stderr
+    assert scores["verdict"].split(" Unexplained")[0] in done.stderr
     assert np.mean(scores["methods"]["taigs"]["unexplained"]) == pytest.approx(np.mean(scores["noise"]), abs=0.05)
 
 
