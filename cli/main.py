@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from taigs.cli.compare import compare
+from taigs.cli.evaluate import evaluate
 from taigs.cli.export import export
 from taigs.cli.fit import fit
 from taigs.cli.fsc import fsc
@@ -233,6 +234,7 @@ app.command()(fsc)
 app.command()(spa)
 app.command()(project)
 app.command()(compare)
+app.command()(evaluate)
 app.add_typer(simulate, name="simulate")
 app.command()(export)
 app.command()(voxelize)

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import re
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -73,11 +72,10 @@ def bfactor(text):
 
 def numbers(text):
     """The integers of a list with ranges: 1,5-7 means 1, 5, 6 and 7."""
-    found = []
-    for part in filter(None, text.replace(" ", "").split(",")):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-        if not match:
-            raise typer.BadParameter(f'--exclude: "{part}" is not a number or range; expected 1,5-7 or similar')
-        first, last = match.groups()
-        found += range(int(first), int(last or first) + 1)
-    return found
+    from taigs.errors import InputError
+    from taigs.run_input import number_list
+
+    try:
+        return number_list(text)
+    except InputError as error:
+        raise typer.BadParameter(f"--exclude: {error}") from None

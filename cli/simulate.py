@@ -55,6 +55,8 @@ SnrOption = Annotated[
     float, typer.Option(metavar="X", help="Mean variance of the clean images over the noise's; inf for no noise.")
 ]
 VoltageOption = Annotated[float, typer.Option("--voltage", metavar="KV", help="Acceleration voltage in kV.")]
+CsOption = Annotated[float, typer.Option("--cs", metavar="MM", help="Spherical aberration in mm.")]
+AmplitudeOption = Annotated[float, typer.Option("--amplitude-contrast", metavar="X", help="As a fraction.")]
 NoiseOption = Annotated[Noise, typer.Option(help="White, or stronger at low frequencies.")]
 ResolutionOption = Annotated[
     float | None, typer.Option(metavar="A", help="Of atoms: Gaussians of sigma 0.225 A.  [default: three pixels]")
@@ -80,8 +82,8 @@ def spa(
     defocus: Annotated[str, typer.Option(metavar="MIN:MAX", help="Angstrom, underfocus positive.")] = "8000:20000",
     no_ctf: Annotated[bool, typer.Option("--no-ctf", help="Projections without a CTF.")] = False,
     voltage: VoltageOption = 300.0,
-    cs: Annotated[float, typer.Option(metavar="MM", help="Spherical aberration in mm.")] = 2.7,
-    amplitude_contrast: Annotated[float, typer.Option(metavar="X", help="As a fraction.")] = 0.1,
+    cs: CsOption = 2.7,
+    amplitude_contrast: AmplitudeOption = 0.1,
     pad: Annotated[
         int,
         typer.Option(
@@ -123,7 +125,7 @@ def spa(
         )  # fmt: skip
 
     reading = {"resolution": resolution, "bfactors": bfactors, "contour": contour}
-    _run(context, source, pixel_size, reading, True, plan, simulating.simulate_particles)
+    _run(context, source, pixel_size, reading, True, plan, simulating.check, simulating.simulate_particles)
     print(output / "particles.star")
 
 
@@ -141,11 +143,22 @@ def tilt(
     ] = None,
     pixel_size: PixelOption = None,
     snr: SnrOption = 0.1,
+    defocus: Annotated[
+        str | None,
+        typer.Option(metavar="MIN:MAX", help="Angstrom, underfocus positive, of each image.  [default: no CTF]"),
+    ] = None,
+    voltage: VoltageOption = 300.0,
+    cs: CsOption = 2.7,
+    amplitude_contrast: AmplitudeOption = 0.1,
     dose: Annotated[
         float, typer.Option(metavar="E", help="e/A^2 per image; it damps later ones, the smallest tilts come first.")
     ] = 0.0,
-    voltage: VoltageOption = 300.0,
     tilt_axis: Annotated[float, typer.Option(metavar="DEG", help="Tilt axis from vertical.")] = 0.0,
+    shift_px: Annotated[float, typer.Option(metavar="SD", help="Images off the centre, in x and y.")] = 0.0,
+    pose_error: Annotated[
+        float, typer.Option(metavar="DEG", help="Error of ts.tlt and of the axis in ts.xf together, rms.")
+    ] = 0.0,
+    shift_error: Annotated[float, typer.Option(metavar="PX", help="Error of the shifts in ts.xf, x and y.")] = 0.0,
     noise: NoiseOption = Noise.white,
     resolution: ResolutionOption = None,
     bfactors: BfactorsOption = False,
@@ -163,10 +176,12 @@ def tilt(
     Example:
       taigs simulate tilt model.npz -o sim --angles -60:60:3 --snr 0.2
 
-    The folder then holds ts.mrc, ts.tlt, ts_dose.txt (with --dose; before each image), truth.mrc and truth.npz,
-    scaled like the images, and what was run. The damage is that of Grant & Grigorieff (2015). There is no CTF.
+    The folder then holds ts.mrc with its alignment ts.tlt and ts.xf; truth.tlt and truth.xf, without the errors;
+    truth.mrc and truth.npz, scaled like the images; ts.defocus (IMOD's, with --defocus), ts_dose.txt (with --dose;
+    before each image), and what was run. An image has one CTF, astigmatic by up to 400 A, however far it is tilted.
+    The damage is that of Grant & Grigorieff (2015).
     """
-    from taigs import simulate as simulating
+    from taigs import simulate_tilt as simulating
     from taigs.cli.project import image_size
     from taigs.simulate_source import extent
 
@@ -176,12 +191,13 @@ def tilt(
         if shape is not None:
             ny, nx = image_size(shape)
         return simulating.TiltSeries(
-            _tilts(angles), (thickness or nz, ny, nx), found.pixel_size, snr, dose, voltage,
-            tilt_axis, noise.value, seed,
+            _tilts(angles), (thickness or nz, ny, nx), found.pixel_size, snr,
+            None if defocus is None else _defocus(defocus), voltage, cs, amplitude_contrast, dose, tilt_axis,
+            shift_px, pose_error, shift_error, noise.value, seed,
         )  # fmt: skip
 
     reading = {"resolution": resolution, "bfactors": bfactors, "contour": contour}
-    _run(context, source, pixel_size, reading, False, plan, simulating.simulate_tilt_series)
+    _run(context, source, pixel_size, reading, False, plan, simulating.check, simulating.simulate_tilt_series)
     print(output / "ts.mrc")
 
 
@@ -214,9 +230,8 @@ def _range(option, text, count, expected):
     return values
 
 
-def _run(context, source, pixel_size, reading, relion_centre, plan, run):
+def _run(context, source, pixel_size, reading, relion_centre, plan, check, run):
     """Read, check, and only then write."""
-    from taigs import simulate as simulating
     from taigs.progress import make_progress
     from taigs.report import RunDirectory
     from taigs.simulate_source import read_source
@@ -228,7 +243,7 @@ def _run(context, source, pixel_size, reading, relion_centre, plan, run):
                 source / "model.npz" if source.is_dir() else source, pixel_size, **reading, relion_centre=relion_centre
             )
         plan = plan(found)
-        simulating.check(plan, found.cloud)
+        check(plan, found.cloud)
         for line in [f"warning: {w.message}" for w in heard] + ([] if options["quiet"] else [f"note: {found.note}"]):
             print(line, file=sys.stderr)
 

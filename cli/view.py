@@ -1,21 +1,13 @@
 """`taigs view`: a page that shows a model from any side."""
 
-import json
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from taigs.cli.options import DebugOption, QuietOption, numbers
+from taigs.cli.options import DebugOption, QuietOption
 from taigs.errors import TaigsError
-
-# Of a run's config.json, what the reading of its images depends on.
-READING = (
-    "xf", "xtilt", "tilt_axis", "pixel_size", "contrast", "bin", "dose", "invert_angles", "mask_nonfinite",
-    "mode0", "allow_truncated",
-)  # fmt: skip
 
 
 def view(
@@ -51,12 +43,14 @@ def view(
 
     writes run/view.html. --serve writes it only if -o says where.
     """
-    from taigs.errors import RefusedError
+    from taigs.errors import InputError, RefusedError
     from taigs.io.mrc import atomic_file
     from taigs.viewer import measured_series, read_models, serve_page, viewer_page
 
     first = models[0]
     output = output or (None if serve else first / "view.html" if first.is_dir() else first.with_suffix(".html"))
+    if output and output.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f'{output}: unknown kind of page "{output.suffix}"; expected .html')
     if output and output.exists() and not overwrite:  # before any work
         raise RefusedError(f"{output}: exists already; try another name, or --overwrite")
     named = read_models(models)
@@ -80,32 +74,13 @@ def view(
 
 def tilt_images(run, quiet):
     """(whether a folder is of a tilt series, its Views or None where the images are gone)."""
-    from taigs.io.tilt_series import read_tilt_series
+    from taigs.run_input import has_tilt_series, read_run_tilt_series
 
     try:
-        arguments = _images_of(run)
-        if arguments is None:
+        if not has_tilt_series(run):
             return False, None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the run has said them already
-            return True, read_tilt_series(**arguments)
-    except (TaigsError, TypeError, AttributeError, typer.BadParameter) as error:  # config.json may hold anything
+        return True, read_run_tilt_series(run)
+    except (TaigsError, TypeError, AttributeError) as error:  # config.json may hold anything
         if not quiet:
             print(f"note: the page has no measured images: {error}", file=sys.stderr)
         return True, None
-
-
-def _images_of(run):
-    """Arguments of read_tilt_series for a folder of `taigs tilt` or `taigs demo`; None for others."""
-    own = {"stack": run / "tilt_series.mrc", "angles": run / "tilt_series.tlt"}
-    if all(path.exists() for path in own.values()):
-        return own
-    try:
-        config = json.loads((run / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(config, dict) or not {"stack", "angles"} <= config.keys():
-        return None
-    arguments = {name: config[name] for name in READING if config.get(name) is not None}
-    arguments["exclude"] = numbers(config.get("exclude") or "")
-    return arguments | {name: Path(config[name]) for name in own}

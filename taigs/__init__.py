@@ -19,6 +19,7 @@ _HOMES = {
     "taigs.io.particles": ("read_particles",),
     "taigs.spa": ("reconstruct_particles",),
     "taigs.volume_fit": ("fit_volume",),
+    "taigs.evaluate": ("evaluate_run",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -86,17 +86,13 @@ def align_images(views: Views):
     Source: with P = L [[cos t, 0, sin t], [0, 1, 0]] a point appears at L (x', y) + shift, so the aligned
     image at (x', y) is the raw one there.
     """
-    t = np.radians(views.tilt_angles)
     h, w = views.image_shape
-    out_centre = np.array([(w - 1) / 2, (h - 1) / 2])
     out = np.empty((len(views), h, w), np.float32)
     worst = 0.0
     for i, image in enumerate(views.images):
-        Q = np.array([[np.cos(t[i]), 0, np.sin(t[i])], [0, 1, 0]])
-        L = views.projections[i] @ Q.T
-        worst = max(worst, np.abs(views.projections[i] - L @ Q).max())
-        start = views.shifts[i] + views.centre - L @ out_centre
-        if np.allclose(L, np.eye(2), atol=1e-6) and np.allclose(start, 0, atol=1e-4):
+        L, start, left = _from_aligned(views, i)
+        worst = max(worst, left)
+        if _is_aligned(L, start):
             out[i] = image
         else:  # ndimage works in (row, column) order
             out[i] = ndimage.affine_transform(
@@ -110,6 +106,41 @@ def align_images(views: Views):
             stacklevel=2,
         )
     return out
+
+
+def unalign_images(views: Views, images, picked):
+    """Images (V, H, W) on aligned axes as the views show them: the way back from `align_images`, for some of them.
+
+    Returns
+    -------
+    (len(picked), H, W) float32 array
+        NaN where a view shows what the aligned image does not.
+    """
+    out = np.empty((len(picked), *views.image_shape), np.float32)
+    for slot, i in enumerate(picked):
+        L, start, _ = _from_aligned(views, i)
+        if _is_aligned(L, start):
+            out[slot] = images[i]
+        else:
+            back = np.linalg.inv(L)
+            out[slot] = ndimage.affine_transform(
+                images[i], back[::-1, ::-1], -(back @ start)[::-1], order=3, cval=np.nan
+            )
+    return out
+
+
+def _from_aligned(views, i):
+    """(L, start, what is left of a tilt about x): pixel (x, y) of the aligned image is L (x, y) + start of view i."""
+    t = np.radians(views.tilt_angles[i])
+    Q = np.array([[np.cos(t), 0, np.sin(t)], [0, 1, 0]])
+    L = views.projections[i] @ Q.T
+    h, w = views.image_shape
+    start = views.shifts[i] + views.centre - L @ (np.array([w - 1, h - 1]) / 2)
+    return L, start, np.abs(views.projections[i] - L @ Q).max()
+
+
+def _is_aligned(L, start):
+    return np.allclose(L, np.eye(2), atol=1e-6) and np.allclose(start, 0, atol=1e-4)
 
 
 def weighted_back_projection(views, grid, images=None):

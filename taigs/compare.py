@@ -9,7 +9,6 @@ import os
 import warnings
 from dataclasses import dataclass, field, replace
 
-import mrcfile
 import numpy as np
 from scipy.ndimage import uniform_filter
 
@@ -69,7 +68,8 @@ def read_pair(path, truth_path, mask=None, voxel_size=None, arch="auto", threads
     notes = []
     if is_atomic_model(truth_path):
         voxel_size = _needed(voxel_size, path)
-        truth, notes = _atoms_on_grid(path, truth_path, volume.shape, voxel_size, header.axes, arch, threads)
+        first_voxel = header.first_voxel(voxel_size)
+        truth, notes = _atoms_on_grid(path, truth_path, volume.shape, voxel_size, first_voxel, arch, threads)
     else:
         truth, truth_header = read_volume(truth_path)
         if truth.shape != volume.shape:
@@ -109,20 +109,13 @@ def _needed(voxel_size, path):
     return voxel_size
 
 
-def _atoms_on_grid(path, model, shape, voxel_size, axes, arch, threads):
+def _atoms_on_grid(path, model, shape, voxel_size, first_voxel, arch, threads):
     """(density, notes) of an atomic model where the map's header puts it."""
     from taigs import runtime
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # read_volume has told all there is to tell
-        with mrcfile.open(path, header_only=True, permissive=True) as file:
-            origin = np.array([file.header.origin[name] for name in "xyz"], float)
-            starts = [int(file.header[name]) for name in ("nxstart", "nystart", "nzstart")]
-    if not origin.any():  # as ChimeraX reads it; nstart counts along the axes of the file
-        origin = voxel_size * np.array([starts[axes.index(axis)] for axis in (1, 2, 3)], float)
     grid = Grid(shape, voxel_size)
     cloud = atom_cloud(read_atoms(model), ATOM_SIGMA * voxel_size)
-    cloud = replace(cloud, positions=cloud.positions - origin + grid.lower)
+    cloud = replace(cloud, positions=cloud.positions - first_voxel + grid.lower)
     inside = np.all(np.abs(cloud.positions) <= -grid.lower + voxel_size / 2, axis=1).mean()
     if inside < LEAST_INSIDE:
         raise InputError(

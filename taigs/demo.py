@@ -7,6 +7,7 @@ import numpy as np
 
 from taigs.baseline import sirt, weighted_back_projection
 from taigs.geometry import imod_views_geometry
+from taigs.held_out import write_held_out
 from taigs.io.clouds import write_cloud
 from taigs.io.imod import write_angles
 from taigs.io.mrc import write_stack, write_volume
@@ -78,6 +79,7 @@ def run_demo(directory, seed, progress, size=128, thickness=48, n_views=41):
         file_name = {"taigs": "tomogram", "SIRT+": "sirt_positive"}.get(name, name.lower())
         write_volume(directory / f"{file_name}.mrc", volume, PIXEL_SIZE, overwrite=True)
     write_cloud(directory / "model.npz", result.cloud, PIXEL_SIZE, truth.shape, overwrite=True)
+    write_held_out(directory / "held_out.npz", result, views, overwrite=True)
     for row in result.history:
         directory.log_metrics(row)
     verdict = describe_scores(scores)

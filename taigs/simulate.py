@@ -1,4 +1,4 @@
-"""Simulated data sets with known truth: particles and tilt series of a model, a map or atoms.
+"""Simulated data sets with known truth: particles of a model, a map or atoms, and what tilt series share with them.
 
     image = CTF x projection of the truth + noise, noise of variance 1
 
@@ -14,10 +14,9 @@ from scipy import fft
 from scipy.spatial.transform import Rotation
 
 from taigs.errors import InputError, NumericalError
-from taigs.geometry import euler_to_matrix, tilt_rotation
+from taigs.geometry import euler_to_matrix
 from taigs.imaging.ctf import Ctf
 from taigs.io.clouds import write_cloud
-from taigs.io.imod import write_angles
 from taigs.io.mrc import write_sections, write_stack
 from taigs.io.star import write_star
 from taigs.projections import Projections, particle_tables
@@ -54,29 +53,25 @@ class Particles:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class TiltSeries:
-    """What the tilt series is to be."""
-
-    angles: np.ndarray  # degrees, (V,)
-    shape: tuple  # (nz, ny, nx) of the truth, pixels; the images are (ny, nx)
-    pixel_size: float
-    snr: float = 0.1
-    dose: float = 0.0  # e/A^2 per image
-    voltage_kv: float = 300.0
-    tilt_axis: float = 0.0  # degrees from y
-    noise: str = "white"
-    seed: int = 0
-
-
-def dose_before(angles, dose):
-    """Dose that the specimen had received before each image, e/A^2: dose-symmetric, the smallest tilts first."""
-    order = np.lexsort((np.asarray(angles) < 0, np.abs(angles)))
-    return dose * np.argsort(order)
-
-
 def check(plan, cloud):
-    """Refuse what makes no sense before anything is written.
+    """Refuse particles that make no sense before anything is written.
+
+    Raises
+    ------
+    InputError
+    """
+    check_imaging(plan)
+    half = radius(cloud)
+    needed = max(int(np.ceil(2 * half / plan.pixel_size / 2)) * 2, SMALLEST_BOX)
+    if plan.box < needed:
+        raise InputError(
+            f"box of {plan.box} px, {plan.box * plan.pixel_size:.0f} Å; the object is {2 * half:.0f} Å wide; "
+            f"expected at least {needed} px"
+        )
+
+
+def check_imaging(plan):
+    """Refuse what makes no sense for particles and tilt series alike.
 
     Raises
     ------
@@ -88,22 +83,9 @@ def check(plan, cloud):
         raise InputError(f"pixel size {plan.pixel_size}; expected a positive number of Angstrom")
     if plan.noise not in NOISES:
         raise InputError(f'noise "{plan.noise}"; expected {" or ".join(NOISES)}')
-    if isinstance(plan, Particles):
-        half = radius(cloud)
-        needed = int(np.ceil(2 * half / plan.pixel_size / 2)) * 2
-        if plan.box < max(needed, SMALLEST_BOX):
-            raise InputError(
-                f"box of {plan.box} px, {plan.box * plan.pixel_size:.0f} Å; the object is {2 * half:.0f} Å wide; "
-                f"expected at least {max(needed, SMALLEST_BOX)} px"
-            )
-        if min(plan.shift_px, plan.pose_error, plan.shift_error_px) < 0:
-            raise InputError("a shift or an error is negative; expected a standard deviation")
-        _ctf(plan, np.random.default_rng(0))
-    elif min(plan.shape) < 1 or min(plan.shape[1:]) < SMALLEST_BOX or not plan.dose >= 0:
-        raise InputError(
-            f"volume of {plan.shape} px (z, y, x), dose {plan.dose:g}; "
-            f"expected images of at least {SMALLEST_BOX} px, and no negative dose"
-        )
+    if not all(0 <= spread < np.inf for spread in (plan.shift_px, plan.pose_error, plan.shift_error_px)):
+        raise InputError("a shift or an error is negative or not finite; expected a standard deviation")
+    Ctf(plan.voltage_kv, plan.cs_mm, plan.amplitude_contrast, 0, 0, 0)
 
 
 # --- particles -----------------------------------------------------------------------------------
@@ -129,11 +111,11 @@ def simulate_particles(cloud, plan, folder, progress, frame=(0.0, 0.0, 0.0)):
     rngs = [np.random.default_rng(s) for s in np.random.SeedSequence(plan.seed).spawn(5)]
     rotations = _rotations(plan, rngs[0])
     shifts = plan.shift_px * rngs[0].standard_normal((plan.count, 2))
-    ctf = _ctf(plan, rngs[1])
+    ctf = None if plan.defocus is None else random_ctf(plan, rngs[1], plan.count)
     centre = (plan.box // 2,) * 3
     projector = Projector(cloud, (plan.box, plan.box), plan.pixel_size, centre=centre[:2], pad=plan.pad)
     images = Projections(projector, rotations, shifts, ctf, progress=progress)
-    scale = _write_images(folder / "particles.mrcs", images, plan, rngs[2], progress)
+    scale = write_images(folder / "particles.mrcs", images, plan, rngs[2], progress)
 
     half_sets = rngs[3].permutation(1 + np.arange(plan.count) % 2)
     axes = rngs[4].standard_normal((plan.count, 3)) / np.sqrt(3)
@@ -143,7 +125,7 @@ def simulate_particles(cloud, plan, folder, progress, frame=(0.0, 0.0, 0.0)):
         tables = particle_tables("particles.mrcs", *poses, projector.shape, plan.pixel_size, ctf, half_sets)
         write_star(folder / name, tables, overwrite=True)
     grid = Grid((plan.box,) * 3, plan.pixel_size, centre)
-    _write_truth(folder, cloud, grid, scale, "per voxel", frame, progress)
+    write_truth(folder, cloud, grid, scale, "per voxel", frame, progress)
     return scale
 
 
@@ -165,39 +147,17 @@ def _within(sigmas):
     return 1 - np.exp(-(sigmas**2) / 2)
 
 
-def _ctf(plan, rng):
-    if plan.defocus is None:
-        return None
-    low = rng.uniform(*plan.defocus, plan.count)
-    high, angle = low + rng.uniform(0, ASTIGMATISM, plan.count), rng.uniform(-90, 90, plan.count)
-    return Ctf(plan.voltage_kv, plan.cs_mm, plan.amplitude_contrast, high, low, angle)
+# --- particles and tilt series -------------------------------------------------------------------
 
 
-# --- tilt series ---------------------------------------------------------------------------------
+def random_ctf(plan, rng, n, dose=0.0):
+    """Ctf of n images: defocus within the plan's range and an astigmatism of up to 400 A, in any direction."""
+    low = rng.uniform(*plan.defocus, n)
+    high, angle = low + rng.uniform(0, ASTIGMATISM, n), rng.uniform(-90, 90, n)
+    return Ctf(plan.voltage_kv, plan.cs_mm, plan.amplitude_contrast, high, low, angle, dose=dose)
 
 
-def simulate_tilt_series(cloud, plan, folder, progress, frame=(0.0, 0.0, 0.0)):
-    """Write ts.mrc, ts.tlt, truth.mrc and truth.npz; with a dose, ts_dose.txt (before each image). As above."""
-    rng = np.random.default_rng(plan.seed)
-    ctf = None
-    if plan.dose:
-        accumulated = dose_before(plan.angles, plan.dose)
-        # Full amplitude contrast in focus is a CTF of 1, times the damage.
-        ctf = Ctf(plan.voltage_kv, 0, 1, 0, 0, 0, dose=accumulated)
-    projector = Projector(cloud, plan.shape[1:], plan.pixel_size, pad=1 if ctf is None else 2)
-    images = Projections(projector, tilt_rotation(plan.angles, plan.tilt_axis), None, ctf, progress=progress)
-    scale = _write_images(folder / "ts.mrc", images, plan, rng, progress)
-    write_angles(folder / "ts.tlt", plan.angles, overwrite=True)
-    if plan.dose:
-        write_angles(folder / "ts_dose.txt", accumulated, overwrite=True)
-    _write_truth(folder, cloud, Grid(plan.shape, plan.pixel_size), scale, "per A", frame, progress)
-    return scale
-
-
-# --- both ----------------------------------------------------------------------------------------
-
-
-def _write_images(path, images, plan, rng, progress):
+def write_images(path, images, plan, rng, progress):
     """Write the images, scaled and with noise; the factor that they were scaled by."""
     scale = 1.0
     if np.isfinite(plan.snr):
@@ -234,7 +194,8 @@ def noise_color(shape, pixel_size):
     return np.sqrt(power * np.prod(shape) / (power * mates).sum()).astype(np.float32)
 
 
-def _write_truth(folder, cloud, grid, scale, unit, frame, progress):
+def write_truth(folder, cloud, grid, scale, unit, frame, progress):
+    """Write the scaled cloud as truth.mrc, in image units per voxel or per A, and truth.npz."""
     truth = replace(cloud, masses=cloud.masses * scale)
     origin = np.round(np.asarray(frame) + grid.lower, 4) if np.any(frame) else np.zeros(3)
     sections = draw_sections(truth, grid, grid.voxel_size if unit == "per voxel" else 1.0, progress)

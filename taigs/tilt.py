@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from taigs.baseline import align_images, weighted_back_projection
+from taigs.baseline import align_images, unalign_images, weighted_back_projection
 from taigs.cloud import GaussianCloud
 from taigs.errors import InputError
 from taigs.fit import Fit
+from taigs.held_out import correlations
 from taigs.journal import Journal
 from taigs.objectives import ViewObjective
 from taigs.progress import NoProgress
@@ -46,6 +47,7 @@ class TiltResult:
         Views that were left out to decide when to stop.
     predictions : dict
         Method -> (predicted, measured), each (len(held_out), H, W): the held-out views, predicted without them.
+        NaN where a method predicts nothing.
     seconds : float
     settings : dict
         What was decided on the way.
@@ -61,11 +63,10 @@ class TiltResult:
     settings: dict
 
     def view_correlations(self):
-        """Method -> (len(held_out),) array: correlation of prediction and measurement, view by view."""
-        return {
-            name: np.array([np.corrcoef(p.ravel(), m.ravel())[0, 1] for p, m in zip(*pair, strict=True)])
-            for name, pair in self.predictions.items()
-        }
+        """Method -> (len(held_out),) array: correlation of prediction and measurement where all methods predict."""
+        predicted = np.stack([images for images, _ in self.predictions.values()])
+        measured = next(iter(self.predictions.values()))[1]
+        return dict(zip(self.predictions, correlations(predicted, measured), strict=True))
 
     def correlations(self):
         """Method -> mean of the `view_correlations`."""
@@ -134,10 +135,15 @@ def reconstruct_tilt_series(views: Views, thickness=None, signed=False, seed=0, 
     blur_px = best_blur(objective, best.cloud)
     model = predict(objective, blurred(best.cloud, blur_px * views.pixel_size), held_out)
     back_projected = weighted_back_projection(views.subset(train), grid, images[train])
+    measured = np.asarray(views.images)[held_out]
     predictions = {
-        "taigs": (model, np.asarray(views.images)[held_out]),
-        "SIRT" if signed else "SIRT+": (project_volume(views, grid, start.volume)[held_out], images[held_out]),
-        "WBP": (project_volume(views, grid, back_projected)[held_out], images[held_out]),
+        "taigs": (model, measured),
+        # Compared with the very same images: resampled ones hold less noise.
+        "SIRT" if signed else "SIRT+": (
+            unalign_images(views, project_volume(views, grid, start.volume), held_out),
+            measured,
+        ),
+        "WBP": (unalign_images(views, project_volume(views, grid, back_projected), held_out), measured),
     }
 
     def refitted():

@@ -6,6 +6,7 @@ import time
 import numpy as np
 
 from taigs.baseline import sirt, weighted_back_projection
+from taigs.held_out import write_held_out
 from taigs.io.clouds import write_cloud
 from taigs.io.mrc import write_volume
 from taigs.report import (
@@ -24,7 +25,7 @@ LABEL = "taigs: density in image noise units per A, protein bright"
 
 
 def run_tilt(views, directory, *, thickness, signed, wbp, sirt_iterations, seed, notes, title, progress):
-    """Reconstruct a tilt series; write tomogram.mrc, model.npz, the baselines, metrics.csv and report.html.
+    """Reconstruct a tilt series; write tomogram, model, baselines, held-out views, metrics.csv and report.html.
 
     Parameters
     ----------
@@ -51,6 +52,7 @@ def run_tilt(views, directory, *, thickness, signed, wbp, sirt_iterations, seed,
     grid = result.grid
     write_volume(directory / "tomogram.mrc", result.volume, grid.voxel_size, overwrite=True, label=LABEL)
     write_cloud(directory / "model.npz", result.cloud, views.pixel_size, grid.shape, overwrite=True)
+    write_held_out(directory / "held_out.npz", result, views, overwrite=True)
     timings = {"reconstruction": result.seconds}
     progress.stage("back-projecting for comparison")
     baselines = {"WBP": (weighted_back_projection, "wbp.mrc", wbp)}

@@ -1,9 +1,7 @@
 """`taigs fit`: a map file made into model.npz, with the table of size against fidelity."""
 
-import warnings
 from pathlib import Path
 
-import mrcfile
 import numpy as np
 
 from taigs.errors import InputError, RefusedError, ResourceError
@@ -57,19 +55,7 @@ def read_map(path, pixel_size=None):
         edges = " x ".join(f"{edge:g}" for edge in size)
         raise InputError(f"{path}: voxels of {edges} Å; expected cubes to 1 %; resample the map first")
     voxel_size = float(np.mean(size)) if pixel_size is None else pixel_size
-    return volume, header, voxel_size, _origin(path, voxel_size, header.axes)
-
-
-def _origin(path, voxel_size, axes):
-    """Where voxel 0 lies: the header's origin or else, as ChimeraX reads it, its nstart."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # read_volume has told all there is to tell
-        with mrcfile.open(path, header_only=True, permissive=True) as file:
-            origin = np.array([file.header.origin[name] for name in "xyz"], float)
-            starts = [int(file.header[name]) for name in ("nxstart", "nystart", "nzstart")]
-    if origin.any() and np.isfinite(origin).all():
-        return origin
-    return voxel_size * np.array([starts[axes.index(axis)] for axis in (1, 2, 3)], float)
+    return volume, header, voxel_size, header.first_voxel(voxel_size)
 
 
 def remarks(volume, contour, signed):

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from taigs.baseline import TiltGeometry, align_images, sirt, sirt_steps, weighted_back_projection
+from taigs.baseline import TiltGeometry, align_images, sirt, sirt_steps, unalign_images, weighted_back_projection
 from taigs.errors import InputError, InputWarning
 from taigs.geometry import imod_views_geometry, tilt_rotation
 from taigs.metrics import fsc, mean_fsc, wedge_region
@@ -244,9 +244,23 @@ def test_alignment_undoes_rotation_shift_and_magnification(cpu32, rng, shape, ma
     assert np.abs(aligned - expected).max() < 0.01 * expected.max()
 
 
+@pytest.mark.parametrize("magnification", [1.0, 1.04])
+def test_aligned_images_go_back_to_where_the_views_show_them(cpu32, rng, magnification):
+    scene, shape = blobs(rng.uniform(-12, 12, (6, 3)) * [1, 1, 0.5], 2.0, rng.uniform(50, 100, 6)), (63, 72)
+    angles = np.array([-50.0, -15.0, 0.0, 35.0])
+    projections, shifts = imod_views_geometry(angles, 0.0, alignment(rng, 4, magnification))
+    raw = draw(scene, projections, shifts, shape)
+    aligned = draw(scene, tilt_rotation(angles)[:, :2], np.zeros((4, 2)), shape) / magnification**-2
+    back = unalign_images(views_of(raw, angles, projections, shifts), aligned, [1, 3])
+    shown = np.isfinite(back)
+    assert 0.8 < shown.mean() < 1 and not shown[:, [0, -1], [0, -1]].all(), "the corners are turned out of the image"
+    assert np.abs(back - raw[[1, 3]])[shown].max() < 0.01 * raw.max()
+
+
 def test_aligned_images_are_not_touched(cpu32, phantom):
     views, _, _ = phantom
     np.testing.assert_array_equal(align_images(views), views.images)
+    np.testing.assert_array_equal(unalign_images(views, views.images, [2, 0]), views.images[[2, 0]])
 
 
 def test_a_shift_of_whole_pixels_moves_the_image_by_that(cpu32, rng):

@@ -19,7 +19,21 @@ from taigs.io.clouds import write_cloud
 from taigs.io.mrc import write_stack
 from taigs.progress import NoProgress, PlainProgress, RichProgress
 
-COMMANDS = ("tilt", "spa", "fsc", "fit", "project", "compare", "export", "voxelize", "view", "demo", "info", "doctor")
+COMMANDS = (
+    "tilt",
+    "spa",
+    "fsc",
+    "fit",
+    "project",
+    "compare",
+    "evaluate",
+    "export",
+    "voxelize",
+    "view",
+    "demo",
+    "info",
+    "doctor",
+)
 
 
 def taigs(*arguments, **changes):

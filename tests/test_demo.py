@@ -26,7 +26,11 @@ def demo(monkeypatch):
         volume = np.broadcast_to(views.images[len(views) // 2], (thickness, *views.image_shape))
         cloud = GaussianCloud(np.zeros((3, 3)), np.zeros((3, 3)), np.eye(4)[:3], np.ones(3))
         history = [{"step": 0, "loss": 1.0, "held_out": 1.0, "gaussians": 3}]
-        return types.SimpleNamespace(volume=volume, cloud=cloud, history=history, seconds=1.0)
+        images = np.asarray(views.images)[[1]]
+        return types.SimpleNamespace(
+            volume=volume, cloud=cloud, history=history, seconds=1.0, held_out=np.array([1]),
+            predictions={"taigs": (images, images)},
+        )  # fmt: skip
 
     baseline = types.SimpleNamespace(weighted_back_projection=noise, sirt=noise)
     tilt = types.SimpleNamespace(reconstruct_tilt_series=reconstruct_tilt_series)
@@ -44,7 +48,8 @@ def test_the_demo_writes_maps_scores_and_report(demo, tmp_path):
     assert result.scores["taigs"]["ncc"] > 0.1 > abs(result.scores["WBP"]["ncc"])
     written = {path.name for path in (tmp_path / "demo").iterdir()}
     maps = {"tomogram.mrc", "wbp.mrc", "sirt.mrc", "sirt_positive.mrc", "truth.mrc"}
-    assert maps | {"tilt_series.mrc", "tilt_series.tlt", "model.npz", "metrics.csv", "report.html"} == written
+    others = {"tilt_series.mrc", "tilt_series.tlt", "model.npz", "held_out.npz", "metrics.csv", "report.html"}
+    assert maps | others == written
     assert read_volume(directory / "truth.mrc")[1].voxel_size[0] == pytest.approx(8.0)
     assert result.verdict in (directory / "report.html").read_text()
     console = Console(width=100, file=(tmp_path / "table").open("w"))

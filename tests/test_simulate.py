@@ -3,10 +3,13 @@
 import json
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 from scipy.spatial.transform import Rotation
+from test_ctf import scalar_ctf
 from typer.testing import CliRunner
 
 from taigs import runtime, simulate
@@ -16,17 +19,18 @@ from taigs.cloud import GaussianCloud
 from taigs.compare import read_pair
 from taigs.errors import TaigsError
 from taigs.imaging.dose import dose_weight
-from taigs.io.clouds import write_cloud
-from taigs.io.imod import read_angles
-from taigs.io.mrc import open_stack, read_volume, write_volume
+from taigs.io.clouds import read_cloud, write_cloud
+from taigs.io.imod import read_angles, read_numbers, read_xf
+from taigs.io.mrc import open_stack, read_volume, write_stack, write_volume
 from taigs.io.particles import read_particles
 from taigs.io.star import read_star
 from taigs.io.tilt_series import read_tilt_series
 from taigs.metrics import ncc
 from taigs.phantom import phantom_particles, phantom_scene, phantom_tilt_series
 from taigs.render import voxelize
-from taigs.simulate import Particles, _rotations, dose_before, noise_color
+from taigs.simulate import Particles, _rotations, noise_color
 from taigs.simulate_source import extent, radius, read_source
+from taigs.simulate_tilt import dose_before
 from taigs.views import Grid
 
 BOX, PIXEL_SIZE = 48, 8.0
@@ -184,6 +188,71 @@ def test_dose_damps_as_its_weights_and_the_smallest_tilts_come_first(folder):
         assert np.median(ratio[v][band]) == pytest.approx(np.median(dose_weight(dose[v], k[band])), abs=0.03)
 
 
+def read_defocus(path):
+    """Rows of a .defocus file after its first line: image, tilt, defoci in A, angle."""
+    head, *rows = [line.split() for line in Path(path).read_text().splitlines()]
+    assert head == ["1", "0", "0.", "0.", "0.", "3"]
+    values = np.array(rows, float)
+    np.testing.assert_array_equal(values[:, 0], values[:, 1])
+    np.testing.assert_array_equal(values[:, 2], values[:, 3])
+    return values[:, 0], values[:, 2], 10 * values[:, 4:6], values[:, 6]
+
+
+def test_images_with_a_ctf_are_what_numpy_makes_of_the_truth_and_the_alignment(folder):
+    """Drawn on a field twice as wide by the reference, from the files alone."""
+    images = simulate_tilt(
+        "--angles", "-40:50:30", "--defocus", "20000:40000", "--dose", 8, "--shift-px", 3, "--tilt-axis", 12,
+        "--snr", 1e9, "--amplitude-contrast", 0.07, "--voltage", 200, "--cs", 1.5,
+    )  # fmt: skip
+    cloud, tilts = read_cloud("sim/truth.npz")[0], read_angles("sim/truth.tlt")
+    numbers, angles, defoci, directions = read_defocus("sim/ts.defocus")
+    assert numbers.tolist() == [1, 2, 3, 4] and angles.tolist() == tilts.tolist() == [-40, -10, 20, 50]
+    assert defoci.min() > 19999 and defoci.max() < 40401 and (np.ptp(defoci, axis=1) <= 400).all()
+    n, half_plane = 2 * BOX, np.meshgrid(np.fft.rfftfreq(2 * BOX, PIXEL_SIZE), np.fft.fftfreq(2 * BOX, PIXEL_SIZE))
+    optics = {"voltage_kv": 200, "cs_mm": 1.5, "amplitude_contrast": 0.07, "phase_shift": 0, "scale": 1, "bfactor": 0}
+    doses = read_numbers("sim/ts_dose.txt")[0][:, 0]
+    assert doses.tolist() == [16, 0, 8, 24]
+    for i, (turn, moved) in enumerate((a[:, :2], a[:, 2]) for a in read_xf("sim/truth.xf")):
+        t = np.radians(tilts[i])
+        seen = np.linalg.inv(turn) @ [[np.cos(t), 0, np.sin(t)], [0, 1, 0]]
+        offset = (n - 1) / 2 - np.linalg.inv(turn) @ moved
+        image = reference.image(cloud, seen / PIXEL_SIZE, offset, (n, n)) / PIXEL_SIZE**2
+        lens = optics | dict(zip(("defocus_u", "defocus_v"), defoci[i], strict=True))
+        lens |= {"defocus_angle": directions[i], "dose": doses[i]}
+        transfer = np.vectorize(lambda kx, ky, lens=lens: scalar_ctf(kx, ky, lens))(*half_plane)
+        image = np.fft.irfft2(np.fft.rfft2(image) * transfer, s=(n, n))[24:72, 24:72]
+        assert np.abs(images[i] - image).max() < 2e-3 * np.abs(image).max()
+    assert np.abs(images).max() > 1e4, "noise does not matter"
+
+
+def test_a_ctf_changes_no_noise_shift_or_error(folder):
+    options = ("--angles", "-40:40:20", "--shift-px", 2, "--pose-error", 1, "--snr", 1e-12)
+    one, other = (simulate_tilt(*options, *more, output=o) for o, more in (("a", ()), ("b", ("--defocus", "2e4:3e4"))))
+    np.testing.assert_allclose(one, other, atol=1e-4)
+    for name in ("ts.xf", "ts.tlt", "truth.xf", "truth.tlt"):
+        assert (folder / "a" / name).read_text() == (folder / "b" / name).read_text()
+    assert not (folder / "a" / "ts.defocus").exists()
+
+
+def test_errors_of_an_alignment_have_the_size_asked_for_and_the_images_none(folder):
+    options = ("--angles", "-60:60:1", "--snr", "inf", "--shift-px", 3, "--tilt-axis", -8)
+    right = simulate_tilt(*options, output="right")
+    wrong = simulate_tilt(*options, "--pose-error", 2, "--shift-error", 0.7)
+    np.testing.assert_array_equal(right, wrong)
+    for name in ("truth.xf", "truth.tlt"):
+        assert (folder / "right" / name).read_text() == (folder / "sim" / name).read_text()
+    tilts, found = {}, {}
+    for name in ("ts", "truth"):
+        tilts[name], xf = read_angles(f"sim/{name}.tlt"), read_xf(f"sim/{name}.xf")
+        axis = -np.degrees(np.arctan2(xf[:, 1, 0], xf[:, 0, 0]))
+        found[name] = axis, -np.linalg.solve(xf[:, :, :2], xf[:, :, 2:])[..., 0]
+    np.testing.assert_allclose(found["truth"][0], -8, atol=1e-4)
+    assert found["truth"][1].std() == pytest.approx(3, rel=0.15)
+    errors = tilts["ts"] - tilts["truth"], found["ts"][0] - found["truth"][0]
+    assert [e.std() for e in errors] == pytest.approx([2 / np.sqrt(2)] * 2, rel=0.2)
+    assert (found["ts"][1] - found["truth"][1]).std() == pytest.approx(0.7, rel=0.15)
+
+
 # --- sources -------------------------------------------------------------------------------------
 
 
@@ -235,6 +304,11 @@ def test_atoms_are_drawn_about_their_centre_of_mass(folder, shared):
         (["tilt", "model.npz", "--angles", "-60:120:3"], "within 90 degrees"),
         (["tilt", "model.npz", "--snr", "-1"], "signal-to-noise ratio -1"),
         (["tilt", "model.npz", "--dose", "-1"], "no negative dose"),
+        (["tilt", "model.npz", "--defocus", "2:1"], '--defocus "2:1"'),
+        (["tilt", "model.npz", "--defocus", "30000"], "expected MIN:MAX in Angstrom"),
+        (["tilt", "model.npz", "--voltage", "0", "--dose", "1"], "voltage 0"),
+        (["tilt", "model.npz", "--shift-error", "nan"], "expected a standard deviation"),
+        (["tilt", "model.npz", "--tilt-axis", "nan"], "tilt axis nan; expected degrees"),
         (["tilt", "model.npz", "--shape", "4,4"], "at least 8 px"),
         (["tilt", "model.npz", "--shape", "x"], '--shape "x"'),
     ],
@@ -270,19 +344,65 @@ def test_help_has_an_example(command):
 # --- the whole way -------------------------------------------------------------------------------
 
 
-def test_a_tilt_series_goes_to_a_tomogram_and_back_without_a_wrong_sign(folder, monkeypatch):
-    monkeypatch.setattr(simulate, "draw_sections", DRAW)
-    simulate_tilt("--snr", 0.3, "--angles", "-60:60:6")
+def test_a_simulated_tilt_series_is_the_projection_of_its_truth(folder):
+    images = simulate_tilt("--snr", "inf", "--angles", "-60:60:40")
+    assert taigs("project", "sim/truth.npz", "--tilt-angles", "sim/ts.tlt", "-o", "again.mrc", "-q")[0] == 0
+    np.testing.assert_allclose(open_stack("again.mrc")[1], images, atol=1e-5 * images.max())
+
+
+def project_voxels(volume, tilt):
+    """Exact line integrals in voxels of the band-limited function through a volume's voxels, tilted about y."""
+    nz, _, nx = volume.shape
+    k, t = np.fft.fftfreq(nx), np.radians(tilt)
+    z, x = (np.arange(n) - (n - 1) / 2 for n in (nz, nx))
+    waves = np.exp(-2j * np.pi * k[:, None, None] * (x * np.cos(t) + z[:, None] * np.sin(t)))
+    transform = np.einsum("kzx,zyx->yk", waves, volume, optimize=True)
+    return np.fft.ifft(transform * np.exp(-2j * np.pi * k * (nx - 1) / 2), axis=1).real
+
+
+def test_projections_of_the_voxels_and_of_the_gaussians_agree(folder):
+    """Gaussians of 1.5 pixels and more: of finer ones, voxels hold less than everything."""
+    cloud = cloud_of(phantom())
+    sigmas = np.maximum(cloud.log_sigmas, np.log(1.5 * PIXEL_SIZE))
+    inside = cloud.positions * [0.6, 0.6, 0.3]  # of the volume, to the last digit
+    wide = replace(cloud, positions=inside, log_sigmas=sigmas)
+    write_cloud("wide.npz", wide, PIXEL_SIZE, SHAPE)
+    Path("some.tlt").write_text("-57\n0\n33\n")
+    assert taigs("project", "wide.npz", "--tilt-angles", "some.tlt", "-o", "wide.mrcs", "-q")[0] == 0
+    volume = voxelize(wide, SHAPE, PIXEL_SIZE)
+    for tilt, image in zip((-57, 0, 33), open_stack("wide.mrcs")[1], strict=True):
+        assert np.abs(PIXEL_SIZE * project_voxels(volume, tilt) - image).max() < 1e-3 * image.max(), tilt
+        assert np.abs(PIXEL_SIZE * project_voxels(volume, -tilt) - image).max() > 0.1 * image.max() or tilt == 0
+
+
+def mirrored(volume):
+    """Name -> the volume as any wrong sign of an axis, or x and y interchanged, would leave it."""
+    axes = {"".join(n for n, flip in zip("zyx", flips, strict=True) if flip): flips for flips in np.ndindex(2, 2, 2)}
+    found = {f"-{name}": volume[tuple(slice(None, None, 1 - 2 * f) for f in flips)] for name, flips in axes.items()}
+    return found | {"x and y": volume.transpose(0, 2, 1)}
+
+
+def test_a_projected_model_goes_to_a_tomogram_and_back_without_a_wrong_sign(folder, monkeypatch, rng):
+    Path("angles.tlt").write_text("".join(f"{angle}\n" for angle in range(-60, 61, 6)))
+    assert taigs("project", "model.npz", "--tilt-angles", "angles.tlt", "-o", "ts.mrc", "-q")[0] == 0
+    clean = np.array(open_stack("ts.mrc")[1])
+    noise = clean.std() / np.sqrt(0.3) * rng.standard_normal(clean.shape)
+    write_stack("ts.mrc", clean + noise, PIXEL_SIZE, overwrite=True)
+    write_volume("truth.mrc", voxelize(cloud_of(phantom()), SHAPE, PIXEL_SIZE), PIXEL_SIZE)
     monkeypatch.setattr(runtime, "init", INIT)  # as a new process: the fit's compiled kernels are found again
-    options = ("--angles", "sim/ts.tlt", "--thickness", SHAPE[0], "--contrast", "bright", "--arch", "cpu", "-q")
-    assert taigs("tilt", "sim/ts.mrc", *options, "-o", "run")[0] == 0
-    views = read_tilt_series("sim/ts.mrc", "sim/ts.tlt", contrast="bright", invert_angles=True)
-    write_volume("mirrored.mrc", weighted_back_projection(views, Grid(SHAPE, PIXEL_SIZE)), PIXEL_SIZE)
+    options = ("--angles", "ts.tlt", "--thickness", SHAPE[0], "--contrast", "bright", "--arch", "cpu", "-q")
+    assert taigs("tilt", "ts.mrc", *options, "-o", "run")[0] == 0
+    views = read_tilt_series("ts.mrc", "ts.tlt", contrast="bright", invert_angles=True)
+    write_volume("negated.mrc", weighted_back_projection(views, Grid(SHAPE, PIXEL_SIZE)), PIXEL_SIZE)
     found = {}
-    for name, path in {"taigs": "run/tomogram.mrc", "wbp": "run/wbp.mrc", "negated": "mirrored.mrc"}.items():
-        assert taigs("compare", path, "sim/truth.mrc", "--wedge", 60, "--json", f"{name}.json")[0] == 0
+    for name, path in {"taigs": "run/tomogram.mrc", "wbp": "run/wbp.mrc", "negated": "negated.mrc"}.items():
+        assert taigs("compare", path, "truth.mrc", "--wedge", 60, "--json", f"{name}.json")[0] == 0
         found[name] = json.loads((folder / f"{name}.json").read_text())["ncc"]
     print(found)
     assert found["taigs"] > 0.6 and found["taigs"] > found["wbp"]
     # Negated angles fit the images as well, with the mirror image; only the truth can tell.
     assert found["negated"] < found["wbp"] - 0.15
+    tomogram, truth = read_volume("run/tomogram.mrc")[0], read_volume("truth.mrc")[0]
+    wrong = {name: ncc(tomogram, other) for name, other in mirrored(truth).items() if name != "-"}
+    print(wrong)
+    assert len(wrong) == 8 and max(wrong.values()) < found["taigs"] - 0.3

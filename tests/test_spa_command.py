@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -13,9 +14,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
-from taigs import spa_report, spa_run
+from taigs import runtime, spa_report, spa_run
 from taigs.cli import main as cli
-from taigs.errors import TaigsError
+from taigs.errors import InputError, TaigsError
+from taigs.evaluate import evaluate_run
 from taigs.imaging.ctf import Ctf
 from taigs.io.clouds import read_cloud
 from taigs.io.mrc import read_volume, write_stack, write_volume
@@ -24,6 +26,7 @@ from taigs.io.star import Table, read_star, write_star
 from taigs.metrics import fsc, mean_fsc
 from taigs.phantom import phantom_particles, phantom_scene, phantom_volume
 from taigs.render import voxelize
+from taigs.spa import reconstruct_particles
 from taigs.views import Grid
 
 N, PIXEL_SIZE, PARTICLES = 32, 8.0, 200
@@ -336,6 +339,70 @@ def test_a_failure_is_said_once_and_as_a_warning(data, tmp_path, monkeypatch, cp
     monkeypatch.setattr(spa_run, "run_spa", lambda *_, **__: spa_run.Verdict("It failed.", True, []))
     assert taigs_spa(data[0], "-o", tmp_path / "a", "--quiet")[2] == "warning: It failed.\n"
     assert taigs_spa(data[0], "-o", tmp_path / "b")[2].count("It failed.") == 1
+
+
+# --- taigs evaluate ------------------------------------------------------------------------------
+
+
+def test_evaluation_reads_the_images_again_and_finds_what_the_run_found(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(runtime, "init", lambda *_, **__: runtime.current())
+    result = CliRunner().invoke(cli.app, ["evaluate", str(run[0]), "--json", str(tmp_path / "scores.json")])
+    assert result.exit_code == 0 and "the figures are those of the run's fsc.csv" in result.stderr
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    with open(run[0] / "fsc.csv") as file:
+        rows = list(csv.DictReader(file))
+    for name, column in {
+        "taigs": "ring_correlation", "direct Fourier": "direct_ring_correlation",
+        "poses interchanged": "ring_correlation_poses_interchanged",
+    }.items():  # fmt: skip
+        found = [float(row[column]) for row in rows]
+        np.testing.assert_allclose(scores["ring_correlation"][name], found, rtol=1e-4, atol=1e-5)
+    *table, _, verdict = result.stdout.splitlines()
+    assert len(table) == 1 + N // 2 + 1 and table[-1].split()[0] == "mean" and len(set(map(len, table))) == 1
+    assert verdict.startswith("The half models agree better with the images of the other half")
+    assert table[-1].split()[1] in verdict
+
+
+def test_a_half_map_that_has_seen_the_images_agrees_with_them_better_and_is_noticed(run, tmp_path):
+    folder = tmp_path / "swapped"
+    shutil.copytree(run[0], folder)
+    for one, other in ((1, 2), (2, 1)):
+        shutil.copy(run[0] / f"half{one}.mrc", folder / f"half{other}.mrc")
+    honest, swapped = evaluate_run(run[0]), evaluate_run(folder)
+    means = [np.mean(scores["ring_correlation"]["taigs"][1:]) for scores in (honest, swapped)]
+    assert means[1] > means[0] + 0.01
+    assert not honest["warnings"] and "fsc.csv has other figures" in swapped["warnings"][0]
+
+
+def test_half_sets_that_were_dealt_out_are_dealt_alike_again(run, tmp_path, monkeypatch):
+    star, _ = particles(tmp_path, rlnRandomSubset=None)
+    dealt = []
+
+    def gather(views, half_sets, *_):
+        dealt.append(half_sets)
+        raise InputError("enough")
+
+    for module in ("taigs.spa", "taigs.particle_data"):
+        monkeypatch.setattr(f"{module}.gather", gather)
+    with pytest.raises(InputError, match="enough"):
+        reconstruct_particles(read_particles_with_notes(star)[0], seed=7)
+    shutil.copytree(run[0], tmp_path / "run")
+    config = json.loads((run[0] / "config.json").read_text()) | {"particles": str(star), "seed": 7}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="enough"):
+        evaluate_run(tmp_path / "run")
+    np.testing.assert_array_equal(*dealt)
+
+
+def test_a_run_without_its_maps_or_with_those_of_another_is_one_line(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    write_volume(folder / "half2.mrc", np.ones((8, 8, 8)), PIXEL_SIZE, overwrite=True)
+    with pytest.raises(InputError, match=r"half2\.mrc: shape \(8, 8, 8\); expected 32 voxels"):
+        evaluate_run(folder)
+    (folder / "half2.mrc").unlink()
+    with pytest.raises(InputError, match=r"half2\.mrc: no such file"):
+        evaluate_run(folder)
 
 
 # --- bad input -----------------------------------------------------------------------------------

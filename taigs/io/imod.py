@@ -1,4 +1,4 @@
-"""IMOD's text files: tilt angles (.tlt, .rawtlt, .xtilt) and alignments (.xf)."""
+"""IMOD's text files: tilt angles (.tlt, .rawtlt, .xtilt) and alignments (.xf); defocus (.defocus), only written."""
 
 import numpy as np
 
@@ -168,3 +168,25 @@ def write_angles(path, angles, overwrite=False):
     text = "".join(f"{angle:9.4f}\n" for angle in np.asarray(angles, float))
     with atomic_file(path, overwrite) as file:
         file.write(text.encode("ascii"))
+
+
+def write_xf(path, transforms, overwrite=False):
+    """Write an alignment, (V, 2, 3) matrices [A | d], as `read_xf` reads it; raises as `write_angles`."""
+    rows = np.asarray(transforms, float)
+    text = "".join(("%12.7f" * 4 + "%12.3f" * 2 + "\n") % (*a[:, :2].ravel(), *a[:, 2]) for a in rows)
+    with atomic_file(path, overwrite) as file:
+        file.write(text.encode("ascii"))
+
+
+def write_defocus(path, tilt_angles, ctf, overwrite=False):
+    """Write the defocus of each image as IMOD's .defocus, version 3 with astigmatism; raises as `write_angles`.
+
+    A line holds the first and last image it stands for, their tilt angles, both defoci in nm and the angle from
+    x to the first of them.
+    """
+    lines = ["1 0 0. 0. 0. 3"]
+    values = zip(tilt_angles, ctf.defocus_u, ctf.defocus_v, ctf.defocus_angle, strict=True)
+    for i, (tilt, u, v, angle) in enumerate(values, start=1):
+        lines.append(f"{i} {i} {tilt:.2f} {tilt:.2f} {u / 10:.2f} {v / 10:.2f} {angle:.2f}")
+    with atomic_file(path, overwrite) as file:
+        file.write(("\n".join(lines) + "\n").encode("ascii"))

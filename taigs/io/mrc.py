@@ -42,7 +42,8 @@ class MrcHeader:
     z (1, 2, 3) columns, rows and sections are. ``voxel_size`` is (x, y, z) in Angstrom, or None where
     the header leaves it unset (0, exactly 1, not finite). ``dtype`` includes the byte order; of mode 0
     ``is_sign_guessed`` if neither the file nor the user told its sign. The file holds the first ``whole``
-    sections; fewer than all only where a truncated file is allowed.
+    sections; fewer than all only where a truncated file is allowed. ``start`` (voxels) and
+    ``origin`` (Angstrom) are in the order x, y, z; see `first_voxel`.
     """
 
     shape: tuple
@@ -50,6 +51,8 @@ class MrcHeader:
     dtype: np.dtype
     voxel_size: tuple | None
     axes: tuple
+    start: tuple
+    origin: tuple
     ispg: int
     offset: int
     is_imod: bool
@@ -57,6 +60,12 @@ class MrcHeader:
     file_size: int
     whole: int
     is_sign_guessed: bool
+
+    def first_voxel(self, voxel_size):
+        """Where voxel 0 lies (x, y, z; Angstrom): the header's origin or else, as ChimeraX reads it, its nstart."""
+        if np.any(self.origin) and np.isfinite(self.origin).all():
+            return np.array(self.origin)
+        return voxel_size * np.array(self.start, float)
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -196,12 +205,15 @@ def _parse(path, head, size, mode0=None, allow_truncated=False):
     # IMOD wrote unsigned bytes before it knew the standard; its flag 1 says that they are signed.
     kind = "u1" if mode == 0 and is_imod and not int(h["imod_flags"]) & 1 else MODES[mode]
     dtype = np.dtype(order + (SIGNS[mode0] if mode == 0 and mode0 else kind))
+    axes = _axes(path, h)
     return MrcHeader(
         shape=shape,
         mode=mode,
         dtype=dtype,
         voxel_size=_voxel_size(h),
-        axes=_axes(path, h),
+        axes=axes,
+        start=tuple(int(h["start"][axes.index(axis)]) for axis in (1, 2, 3)),  # stored along the axes of the file
+        origin=tuple(float(o) for o in h["origin"]),
         ispg=int(h["ispg"]),
         offset=HEADER_BYTES + int(h["nsymbt"]),
         is_imod=is_imod,
