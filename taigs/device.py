@@ -1,5 +1,7 @@
 """A cloud between NumPy arrays and device memory: raw parameters and physical ones."""
 
+import logging
+
 import numpy as np
 
 from taigs import runtime
@@ -10,6 +12,8 @@ from taigs.kernels.densify import NOWHERE
 from taigs.kernels.fields import CloudFields
 from taigs.kernels.layout import LAYOUT, round_up
 
+log = logging.getLogger("taigs")
+UNITS = (1e-20, 1e20)  # mean mass that leaves float32 room for the masses and their squares
 FLOOR = 1e-4  # smallest mass, in units of the cloud's mean, that softplus can still bring back
 
 
@@ -31,6 +35,10 @@ class DeviceCloud:
     def get_cloud(self):
         return download(self.cloud, self.n)
 
+    def count_culled(self):
+        """Slots whose parameters are no Gaussian's, so that the last kernels left them out."""
+        return int(np.count_nonzero(read_scalars([self.cloud.cov[0]], self.n) == 0))
+
 
 def raw_parameters(cloud, unit):
     """(11, N) raw parameters; mass = unit * softplus(raw), or unit * raw if signed."""
@@ -47,10 +55,13 @@ def upload(cloud, fields: CloudFields):
         raise InputError(f"{len(cloud)} Gaussians; expected at most the capacity of {fields.capacity}")
     if cloud.signed != fields.signed:
         raise InputError("a signed cloud needs signed device memory")
-    unit = float(np.abs(cloud.masses).mean()) if len(cloud) else 1.0
-    fields.unit[None] = unit = unit or 1.0
+    unit = (float(np.abs(cloud.masses).mean()) if len(cloud) else 1.0) or 1.0
+    if not UNITS[0] < unit < UNITS[1]:
+        raise InputError(f"masses of {unit:.3g} on average; expected {UNITS[0]:g} to {UNITS[1]:g}; try other units")
+    fields.unit[None] = unit
     raw = np.zeros((11, fields.capacity), float_type())
-    raw[:, : len(cloud)] = raw_parameters(cloud, unit)
+    with np.errstate(over="ignore"):  # infinite ones are left out by the kernels
+        raw[:, : len(cloud)] = raw_parameters(cloud, unit)
     raw[:3, len(cloud) :] = NOWHERE
     raw[6, len(cloud) :] = 1
     raw[10, len(cloud) :] = 0 if cloud.signed else -50
@@ -61,8 +72,15 @@ def upload(cloud, fields: CloudFields):
 
 
 def download(fields: CloudFields, n):
-    """The first n Gaussians in device memory as a GaussianCloud (empty slots left out)."""
+    """The first n Gaussians in device memory as a GaussianCloud.
+
+    Empty slots are left out; so are, with a warning in the log, those that hold no Gaussian any more.
+    """
     raw = read_scalars(fields.raw, n).astype(np.float64)
+    sound = np.isfinite(raw).all(axis=0) & raw[6:10].any(axis=0)
+    if not sound.all():
+        log.warning("%d of %d Gaussians are no numbers any more and were left out", n - sound.sum(), n)
+        raw = raw[:, sound]
     unit = fields.unit[None]
     masses = unit * (raw[10] if fields.signed else np.logaddexp(0, raw[10]))
     quaternions = raw[6:10].T / np.linalg.norm(raw[6:10].T, axis=1, keepdims=True)

@@ -92,6 +92,12 @@ class Renderer(DeviceCloud):
         project_vjp_kernel(self.cloud, self.views, self.ellipses, self.n_chunks, self.n_views, self.with_pose)
         covariance_vjp(self.cloud, self.n_chunks)
 
+    def count_culled(self):
+        """Gaussians that could not be drawn in some view of the batch: no Gaussians, or too thin for its pixels."""
+        capacity = self.ellipses.capacity
+        half_heights = read_scalars([self.ellipses.ry], self.n_views * capacity).reshape(-1, capacity)[:, : self.n]
+        return int(np.count_nonzero((half_heights < 0).any(axis=0)))
+
     def get_images(self):
         """(B, H, W) images last drawn."""
         size = self.height * self.blocks

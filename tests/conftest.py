@@ -59,7 +59,8 @@ def pytest_collection_modifyitems(config, items):
 
 
 def backend_order(item):
-    return max((1 + i for i, name in enumerate(BACKENDS) if name in item.fixturenames), default=0)
+    asked = {*item.fixturenames, getattr(item, "callspec", None) and item.callspec.params.get("backend")}
+    return max((1 + i for i, name in enumerate(BACKENDS) if name in asked), default=0)
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -11,7 +11,7 @@ from taigs.kernels.raster import FAR, NARROW, TALL, safe_correlation
 from taigs.runtime import ti
 
 TWO_PI_CUBED_ROOT = 15.749609945722419  # (2 pi)^(3/2)
-FAINTEST, NARROWEST = 1e-13, 1e12  # 1/voxel^2: exponents of Gaussians that are drawn; products of three are finite
+FAINTEST, NARROWEST = 1e-30, 1e12  # 1/voxel^2: exponents of Gaussians that are drawn; products of three are finite
 
 
 @ti.kernel
