@@ -32,7 +32,9 @@ def prepare_voxels(cloud: ti.template(), voxels: ti.template(), n_chunks: int):
                 yy = cloud.cov[3][g] * square; yz = cloud.cov[4][g] * square; zz = cloud.cov[5][g] * square
                 m0 = yy * zz - yz * yz; m1 = xz * yz - xy * zz; m2 = xy * yz - xz * yy
                 inverse = 1.0 / (xx * m0 + xy * m1 + xz * m2)
-                a = -0.5 * m0 * inverse; b = -0.5 * (xx * zz - xz * xz) * inverse; c = -0.5 * (xx * yy - xy * xy) * inverse
+                a = -0.5 * m0 * inverse
+                b = -0.5 * (xx * zz - xz * xz) * inverse
+                c = -0.5 * (xx * yy - xy * xy) * inverse
                 peak = cloud.mass[g] * ti.sqrt(inverse) * (1.0 / TWO_PI_CUBED_ROOT)
                 ok = at_most(peak, LARGEST_PEAK)
                 for size in ti.static((-a, -b, -c)):
