@@ -96,6 +96,13 @@ def read_scalars(fields, n):
     return out
 
 
+def read_integers(field, n):
+    """(n,) array of the first n entries of a field of integers."""
+    out = np.empty(n, np.int32)
+    transfer.store_scalars(field, out, n)
+    return out
+
+
 def float_type():
     """NumPy type of the fields."""
     return np.dtype(runtime.current().precision)

@@ -1,14 +1,17 @@
 """The loop: objective -> Adam -> densify -> held-out score -> stop, from coarse to fine."""
 
+import logging
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from taigs.cloud import GaussianCloud
-from taigs.device import read_scalars
+from taigs.device import read_integers, read_scalars
 from taigs.errors import InputError, NumericalError
 from taigs.kernels.adam import adam
-from taigs.kernels.densify import add_score, assign, clear_scores, empty_marked, mark, split_marked
+from taigs.kernels.densify import EMPTY, add_score, assign, clear_scores, empty_marked, mark, split_marked
+
+log = logging.getLogger("taigs")
 
 
 @dataclass(frozen=True)
@@ -150,13 +153,19 @@ class Fit:
         return loss
 
     def densify(self, stage):
-        """Prune what does not matter and split where the residual pulls most, up to the stage's size."""
+        """Prune what does not matter and split where the residual pulls most, up to the stage's size.
+
+        The memory there is bounds the size too; and where everything would be pruned, nothing is.
+        """
         cloud, n = self.gaussians.cloud, self.gaussians.n
         if self.step == 0:
             return
+        limit = min(stage.n_gaussians, cloud.capacity)
+        if n < limit < stage.n_gaussians:
+            log.warning("no memory for more than %d Gaussians: %d were wanted", limit, stage.n_gaussians)
         scores, mass = read_scalars([cloud.score, cloud.mass], n)
         useful = np.abs(mass) >= self.config.mass_min * np.abs(mass).mean()
-        wanted = min(stage.n_gaussians - useful.sum(), useful.sum())
+        wanted = min(limit - useful.sum(), useful.sum())
         threshold = np.inf
         if wanted > 0:
             threshold = np.sort(scores[useful])[-wanted - 1] if wanted < useful.sum() else -1
@@ -164,7 +173,12 @@ class Fit:
             cloud, n, float(threshold), self.config.mass_min * float(np.abs(mass).mean()),
             np.log(self.config.ceiling_px * self.pixel_size) + 1e-3, *map(float, self.bounds),
         )  # fmt: skip
-        self.gaussians.n = assign(cloud, n, min(stage.n_gaussians, cloud.capacity))
+        if not (read_integers(cloud.action, n) != EMPTY).any():
+            log.warning(
+                "step %d: all %d Gaussians are outside the volume, too wide or too light; none is pruned", self.step, n
+            )
+            return
+        self.gaussians.n = assign(cloud, n, limit)
         empty_marked(cloud, n)
         split_marked(cloud, n, np.log(stage.floor_px * self.pixel_size))
         clear_scores(cloud, self.gaussians.n)

@@ -64,6 +64,8 @@ class Renderer(DeviceCloud):
         self.n_views = len(matrices)
         self.height, self.width = image_shape
         self.blocks = image_blocks(self.width)
+        if self.n_views * self.height * self.blocks > self.images.residual.shape[0]:
+            raise InputError(f"{self.n_views} images of {image_shape}; expected no more than the renderer has room for")
         table = np.zeros(self.views.table.shape, float_type())
         table[: self.n_views, :6] = np.reshape(matrices, (-1, 6))
         table[: self.n_views, 6:] = offsets
@@ -111,6 +113,8 @@ class Renderer(DeviceCloud):
         images = np.asarray(images, float_type())
         padded = np.zeros((*images.shape[:2], round_up(images.shape[2], 8)), float_type())
         padded[:, :, : images.shape[2]] = images
+        if padded.size > vectors.shape[0] * LAYOUT.lanes:
+            raise InputError(f"images {images.shape}; expected no more than the renderer has room for")
         transfer.load_vectors(vectors, padded.reshape(-1), padded.size // LAYOUT.lanes)
 
 

@@ -164,8 +164,8 @@ def test_numbers_that_only_look_like_poison_are_drawn(started, renderer, rng, fo
 
 @ON_ALL
 def test_a_quaternion_without_direction_is_left_out(started, renderer, rng, form):
-    scene = random_scene(rng, 7, SHAPE)
-    r = loaded(renderer(form=form), scene)
+    scene = random_scene(rng, 7, SHAPE, signed=True)
+    r = loaded(renderer(form=form, signed=True), scene)
     with emptied(r.cloud, [BAD]):
         expected, _ = step(r, np.ones((3, *SHAPE)))
     for value in (0.0, -0.0, 1e-40, 1e-16, NAN):
@@ -213,8 +213,8 @@ def test_what_is_extreme_but_a_gaussian_is_drawn(started, renderer, rng, form, c
 @pytest.mark.parametrize("log_sigma", [80.0, 35.0, 33.0, -33.0, -35.0, -80.0])
 def test_widths_beyond_any_image_end_in_finite_images_at_once(started, renderer, rng, form, log_sigma):
     """A Gaussian that covers all of space has no density anywhere, one without width none at the pixels."""
-    scene = random_scene(rng, 7, SHAPE)
-    r = loaded(renderer(form=form), scene)
+    scene = random_scene(rng, 7, SHAPE, signed=True)
+    r = loaded(renderer(form=form, signed=True), scene)
     with emptied(r.cloud, [BAD]):
         expected, _ = step(r, np.ones((3, *SHAPE)))
     change(r.cloud, {(slot, BAD): log_sigma for slot in (3, 4, 5)})
@@ -226,8 +226,8 @@ def test_widths_beyond_any_image_end_in_finite_images_at_once(started, renderer,
 
 @ON_ALL
 def test_poison_in_a_view_empties_that_view_alone(started, renderer, rng, form):
-    scene = random_scene(rng, 7, SHAPE)
-    r = loaded(renderer(form=form), scene)
+    scene = random_scene(rng, 7, SHAPE, signed=True)
+    r = loaded(renderer(form=form, signed=True), scene)
     v_images = rng.normal(size=(3, *SHAPE))
     good = [0, 2]
     others = Scene(scene.cloud, scene.matrices[good], scene.offsets[good], SHAPE)
@@ -249,8 +249,8 @@ def test_poison_in_a_view_empties_that_view_alone(started, renderer, rng, form):
 @ON_ALL
 def test_poison_in_an_image_stays_with_its_view(started, renderer, rng, form):
     """It must reach the loss, where it is noticed, but not the other views' sums."""
-    scene = random_scene(rng, 7, SHAPE)
-    r = renderer(form=form)
+    scene = random_scene(rng, 7, SHAPE, signed=True)
+    r = renderer(form=form, signed=True)
     draw(r, scene)
     targets = rng.normal(size=(3, *SHAPE))
     scale = np.tile([1.0, 0.1, 0.5], (3, 1))
@@ -494,8 +494,8 @@ def test_masses_beyond_float32_are_refused(cpu32, renderer, rng):
 
 
 def test_gaussians_that_are_no_more_are_left_out_of_the_cloud_and_counted_in_the_log(cpu32, renderer, rng, caplog):
-    r = renderer(form="private")
-    scene = random_scene(rng, 7, SHAPE)
+    r = renderer(form="private", signed=True)
+    scene = random_scene(rng, 7, SHAPE, signed=True)
     r.set_cloud(scene.cloud)
     change(r.cloud, {(0, 1): NAN, (4, 2): NAN, (10, 5): NAN})
     cloud = r.get_cloud()

@@ -7,7 +7,7 @@ between the two nearest columns. Indices: volume (y block, z, x), images (y bloc
 
 from taigs.kernels.fields import vectors
 from taigs.kernels.layout import LAYOUT, SUPPORT, at_most, round_up
-from taigs.runtime import ti
+from taigs.runtime import check_size, ti
 
 FAR = 1e6  # columns: keeps the conversion to integers defined
 
@@ -21,6 +21,7 @@ class TiltFields:
         self.n_views = n_views
         self.n_columns = n_columns
         self.blocks = round_up(self.ny, SUPPORT) // LAYOUT.lanes
+        check_size(LAYOUT.stride * self.blocks * max(self.nz, n_views), "the loop over the volume's rows")
         self.volume = vectors(self.blocks * self.nz * self.nx)
         self.images = vectors(self.blocks * n_views * n_columns)
         self.rays = ti.field(float, shape=(n_views, 3))

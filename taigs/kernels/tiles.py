@@ -22,6 +22,7 @@ class TileFields:
 
     def __init__(self, n_views, height, width):
         n = n_views * (round_up(height, SUPPORT) // SUPPORT) * (round_up(width, SUPPORT) // SUPPORT)
+        check_size(n * SUPPORT * SUPPORT, "the images of a batch")
         self.count = ti.field(ti.i32, shape=n)
         self.cursor = ti.field(ti.i32, shape=n)
         self.total = ti.field(ti.i32, shape=2)
