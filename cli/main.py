@@ -218,16 +218,31 @@ def info(
 
 
 @app.command()
-def doctor(debug: DebugOption = False):
+def doctor(
+    self_check: Annotated[
+        bool, typer.Option("--self-check", help="Also check the results of the kernels; takes seconds.")
+    ] = False,
+    arch: ArchOption = Arch.auto,
+    debug: DebugOption = False,
+):
     """Show versions, backends that start, and memory.
+
+    With --self-check, what the kernels compute on the backend of --arch is compared with plain arithmetic and with a
+    known truth, one line a check; the exit code is 5 if any fails. The whole output belongs in a bug report.
 
     \b
     Example:
-      taigs doctor
+      taigs doctor --self-check
     """
     from taigs.cli.describe import describe_system
 
     _print_pairs(describe_system())
+    if self_check:
+        from taigs import runtime
+        from taigs.selfcheck import check_all
+
+        print(f"\nself-check on {runtime.init(arch.value).arch}")
+        check_all(print)
 
 
 app.command()(fsc)

@@ -134,6 +134,7 @@ def weigh(views, transforms):
     """(V, n, n/2 + 1, 3) of (w CTF F, w CTF^2); transforms (V, n, n/2 + 1), image centre at index 0."""
     n_views, n, half = transforms.shape
     dtype = float_type()
+    runtime.check_size(3 * transforms.size, "the slices of a batch of images")
     table = np.zeros((n_views, 9))
     if views.ctf is not None:
         table[:, :8] = views.ctf.coefficients()

@@ -1,5 +1,7 @@
 """A cloud between NumPy arrays and device memory: raw parameters and physical ones."""
 
+import logging
+
 import numpy as np
 
 from taigs import runtime
@@ -10,7 +12,9 @@ from taigs.kernels.densify import NOWHERE
 from taigs.kernels.fields import CloudFields
 from taigs.kernels.layout import LAYOUT, round_up
 
+log = logging.getLogger("taigs")
 ROWS = 35  # of numbers for each Gaussian; see `read_rows`
+UNITS = (1e-20, 1e20)  # mean mass that leaves float32 room for the masses and their squares
 FLOOR = 1e-4  # smallest mass, in units of the cloud's mean, that softplus can still bring back
 
 
@@ -42,6 +46,10 @@ class DeviceCloud:
         self.cloud.unit[None] = state["unit"]
         write_rows(self.cloud, state["rows"])
 
+    def count_culled(self):
+        """Slots whose parameters are no Gaussian's, so that the last kernels left them out."""
+        return int(np.count_nonzero(read_scalars([self.cloud.cov[0]], self.n) == 0))
+
 
 def raw_parameters(cloud, unit):
     """(11, N) raw parameters; mass = unit * softplus(raw), or unit * raw if signed."""
@@ -58,10 +66,13 @@ def upload(cloud, fields: CloudFields):
         raise InputError(f"{len(cloud)} Gaussians; expected at most the capacity of {fields.capacity}")
     if cloud.signed != fields.signed:
         raise InputError("a signed cloud needs signed device memory")
-    unit = float(np.abs(cloud.masses).mean()) if len(cloud) else 1.0
-    fields.unit[None] = unit = unit or 1.0
+    unit = (float(np.abs(cloud.masses).mean()) if len(cloud) else 1.0) or 1.0
+    if not UNITS[0] < unit < UNITS[1]:
+        raise InputError(f"masses of {unit:.3g} on average; expected {UNITS[0]:g} to {UNITS[1]:g}; try other units")
+    fields.unit[None] = unit
     rows = np.zeros((ROWS, len(cloud)), float_type())
-    rows[:11] = raw_parameters(cloud, unit)
+    with np.errstate(over="ignore"):  # infinite ones are left out by the kernels
+        rows[:11] = raw_parameters(cloud, unit)
     write_rows(fields, rows)
 
 
@@ -78,8 +89,15 @@ def write_rows(fields: CloudFields, rows):
 
 
 def download(fields: CloudFields, n):
-    """The first n Gaussians in device memory as a GaussianCloud (empty slots left out)."""
+    """The first n Gaussians in device memory as a GaussianCloud.
+
+    Empty slots are left out; so are, with a warning in the log, those that hold no Gaussian any more.
+    """
     raw = read_rows(fields, n)[:11].astype(np.float64)
+    sound = np.isfinite(raw).all(axis=0) & raw[6:10].any(axis=0)
+    if not sound.all():
+        log.warning("%d of %d Gaussians are no numbers any more and were left out", n - sound.sum(), n)
+        raw = raw[:, sound]
     unit = fields.unit[None]
     masses = unit * (raw[10] if fields.signed else np.logaddexp(0, raw[10]))
     quaternions = raw[6:10].T / np.linalg.norm(raw[6:10].T, axis=1, keepdims=True)
@@ -92,6 +110,13 @@ def read_scalars(fields, n):
     out = np.empty((len(fields), n), float_type())
     for field, row in zip(fields, out, strict=True):
         transfer.store_scalars(field, row, n)
+    return out
+
+
+def read_integers(field, n):
+    """(n,) array of the first n entries of a field of integers."""
+    out = np.empty(n, np.int32)
+    transfer.store_scalars(field, out, n)
     return out
 
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from taigs.device import read_rows
+from taigs.device import read_integers, read_rows
 from taigs.errors import NumericalError
 from taigs.journal import Journal
 from taigs.kernels.adam import adam, gradient_size
-from taigs.kernels.densify import add_score, assign, clear_scores, empty_marked, mark, split_marked
+from taigs.kernels.densify import EMPTY, add_score, assign, clear_scores, empty_marked, mark, split_marked
 from taigs.schedule import FitResult, Place
 
 log = logging.getLogger("taigs")
@@ -143,13 +143,19 @@ class Fit:
         return loss
 
     def densify(self, stage):
-        """Prune what does not matter and split where the residual pulls most, up to the stage's size."""
+        """Prune what does not matter and split where the residual pulls most, up to the stage's size.
+
+        The memory there is bounds the size too; and where everything would be pruned, nothing is.
+        """
         cloud, n = self.gaussians.cloud, self.gaussians.n
         if self.at.step == 0:
             return
+        limit = min(stage.n_gaussians, cloud.capacity)
+        if n < limit < stage.n_gaussians:
+            log.warning("no memory for more than %d Gaussians: %d were wanted", limit, stage.n_gaussians)
         scores, mass = read_rows(cloud, n)[-2:]
         useful = np.abs(mass) >= self.config.mass_min * np.abs(mass).mean()
-        wanted = min(stage.n_gaussians - useful.sum(), useful.sum())
+        wanted = min(limit - useful.sum(), useful.sum())
         threshold = np.inf
         if wanted > 0:
             threshold = np.sort(scores[useful])[-wanted - 1] if wanted < useful.sum() else -1
@@ -157,7 +163,14 @@ class Fit:
             cloud, n, float(threshold), self.config.mass_min * float(np.abs(mass).mean()),
             np.log(self.config.ceiling_px * self.pixel_size) + 1e-3, *map(float, self.bounds),
         )  # fmt: skip
-        self.gaussians.n = assign(cloud, n, min(stage.n_gaussians, cloud.capacity))
+        if not (read_integers(cloud.action, n) != EMPTY).any():
+            log.warning(
+                "step %d: all %d Gaussians are outside, too wide or too light; none is pruned",
+                self.at.step,
+                n,
+            )
+            return
+        self.gaussians.n = assign(cloud, n, limit)
         empty_marked(cloud, n)
         split_marked(cloud, n, np.log(stage.floor_px * self.pixel_size))
         clear_scores(cloud, self.gaussians.n)

@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from taigs import runtime
-from taigs.device import DeviceCloud, float_type, upload
+from taigs.device import DeviceCloud, float_type, read_scalars, upload
 from taigs.errors import InputError
 from taigs.kernels import transfer
 from taigs.kernels.covariance import covariance, covariance_vjp
@@ -64,6 +64,8 @@ class Renderer(DeviceCloud):
         self.n_views = len(matrices)
         self.height, self.width = image_shape
         self.blocks = image_blocks(self.width)
+        if self.n_views * self.height * self.blocks > self.images.residual.shape[0]:
+            raise InputError(f"{self.n_views} images of {image_shape}; expected no more than the renderer has room for")
         table = np.zeros(self.views.table.shape, float_type())
         table[: self.n_views, :6] = np.reshape(matrices, (-1, 6))
         table[: self.n_views, 6:] = offsets
@@ -92,6 +94,12 @@ class Renderer(DeviceCloud):
         project_vjp_kernel(self.cloud, self.views, self.ellipses, self.n_chunks, self.n_views, self.with_pose)
         covariance_vjp(self.cloud, self.n_chunks)
 
+    def count_culled(self):
+        """Gaussians that could not be drawn in some view of the batch: no Gaussians, or too thin for its pixels."""
+        capacity = self.ellipses.capacity
+        half_heights = read_scalars([self.ellipses.ry], self.n_views * capacity).reshape(-1, capacity)[:, : self.n]
+        return int(np.count_nonzero((half_heights < 0).any(axis=0)))
+
     def get_images(self):
         """(B, H, W) images last drawn."""
         size = self.height * self.blocks
@@ -105,6 +113,8 @@ class Renderer(DeviceCloud):
         images = np.asarray(images, float_type())
         padded = np.zeros((*images.shape[:2], round_up(images.shape[2], 8)), float_type())
         padded[:, :, : images.shape[2]] = images
+        if padded.size > vectors.shape[0] * LAYOUT.lanes:
+            raise InputError(f"images {images.shape}; expected no more than the renderer has room for")
         transfer.load_vectors(vectors, padded.reshape(-1), padded.size // LAYOUT.lanes)
 
 

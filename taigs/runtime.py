@@ -168,7 +168,7 @@ def _writable_cache(cache_dir):
         return tempfile.mkdtemp(prefix="taigs-cache-")
 
 
-def check_size(n_elements, what):
+def check_size(n_elements, what, remedy="--bin 2 or a smaller box"):
     """Refuse arrays whose elements Taichi cannot count.
 
     Raises
@@ -177,4 +177,4 @@ def check_size(n_elements, what):
         `n_elements` is 2^31 or more.
     """
     if n_elements > MAX_ELEMENTS:
-        raise ResourceError(f"{what} has {n_elements} elements; expected fewer than 2^31; try --bin 2 or a smaller box")
+        raise ResourceError(f"{what} has {n_elements} elements; expected fewer than 2^31; try {remedy}")

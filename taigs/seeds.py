@@ -29,8 +29,13 @@ def cloud_from_volume(volume, grid, n, sigma, rng, signed=False):
     """
     density = np.abs(volume) if signed else np.maximum(volume, 0)
     cumulated = np.cumsum(density, dtype=np.float64)
-    if n < 1 or not cumulated[-1] > 0:
-        raise InputError(f"{n} seeds from a volume of mass {cumulated[-1]:g}; expected both to be positive")
+    if n < 1:
+        raise InputError(f"{n} seeds; expected at least 1")
+    if not 0 < cumulated[-1] < np.inf:
+        raise InputError(
+            f"no density to start from: {np.count_nonzero(density > 0):,} of {density.size:,} voxels are above 0, "
+            f"their sum is {cumulated[-1]:g}; try another --contrast, or --signed"
+        )
     picked = np.searchsorted(cumulated, (np.arange(n) + rng.random()) / n * cumulated[-1], side="right")
     picked = np.minimum(picked, volume.size - 1)
     zyx = np.stack(np.unravel_index(picked, volume.shape), axis=1)

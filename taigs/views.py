@@ -66,7 +66,11 @@ class Views:
             got = np.shape(getattr(self, name))
             if got != shape:
                 raise InputError(f"views.{name} has shape {got}; expected {shape}")
-        if not self.pixel_size > 0:
+            bad = np.argwhere(~np.isfinite(getattr(self, name)))
+            if len(bad):
+                where = "" if name == "centre" else f" of view {bad[0][0] + 1}"
+                raise InputError(f"views.{name}{where} is not finite; expected numbers")
+        if not 0 < self.pixel_size < np.inf:
             raise InputError(f"views.pixel_size is {self.pixel_size}; expected a positive number of Angstrom")
 
     def __len__(self):

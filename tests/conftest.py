@@ -10,6 +10,7 @@ import shutil
 import zlib
 from collections import Counter
 from ctypes.util import find_library
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,9 @@ NEEDS = {
     "chromium": (CHROMIUM is not None, "no Chromium"),
     "x86": (platform.machine().lower() in ("x86_64", "amd64"), "not an x86 processor"),
 }
+# Bounds checks in every kernel that these fixtures start. Vulkan has none, so that what a GPU runs is then compiled
+# for the CPU.
+DEBUG = bool(os.environ.get("TAIGS_DEBUG"))
 BACKENDS = ("cpu32", "cpu64", "vulkan")  # fixtures, in the order in which their tests run; others come first
 DESELECTED = pytest.StashKey()
 
@@ -59,7 +63,8 @@ def pytest_collection_modifyitems(config, items):
 
 
 def backend_order(item):
-    return max((1 + i for i, name in enumerate(BACKENDS) if name in item.fixturenames), default=0)
+    asked = {*item.fixturenames, getattr(item, "callspec", None) and item.callspec.params.get("backend")}
+    return max((1 + i for i, name in enumerate(BACKENDS) if name in asked), default=0)
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -79,7 +84,9 @@ def start(arch, precision):
     running = runtime._current
     wanted = (arch, precision, runtime.available_threads())
     if running is None or (running.arch, running.precision, running.threads) != wanted:
-        running = runtime.init(arch, precision)
+        running = runtime.init("cpu" if DEBUG else arch, precision, debug=DEBUG)
+        if DEBUG:
+            runtime._current = running = replace(running, arch=arch)
     assert (running.arch, running.precision) == (arch, precision)
     return running
 

@@ -1,9 +1,10 @@
 """One Adam step (Kingma & Ba 2015) for all parameter groups of a cloud."""
 
-from taigs.kernels.layout import LAYOUT
+from taigs.kernels.layout import LAYOUT, at_most
 from taigs.runtime import ti
 
 EPSILON = 1e-15
+LARGEST = 1e18  # of a gradient, whose square must be finite in float32
 
 
 @ti.kernel
@@ -12,27 +13,34 @@ def adam(
     rate_position: float, rate_log_sigma: float, rate_quaternion: float, rate_mass: float,
     log_sigma_min: float, log_sigma_max: float,
 ):  # fmt: skip
-    """raw -= rate m^ / (sqrt(v^) + eps), then log sigma is kept within its bounds."""
+    """raw -= rate m^ / (sqrt(v^) + eps), then log sigma is kept within its bounds.
+
+    A parameter and its moments stay as they are where the gradient, or what would come of it, is no number: one
+    such gradient would stay in the moments for good.
+    """
     # inputs:  cloud.v_raw (11, capacity); correction = 1 / (1 - beta^step); rates in the parameter's unit per step
     # outputs (updated): cloud.raw, cloud.moment1, cloud.moment2 (11, capacity)
     for k in range(LAYOUT.stride * n_chunks):
         if k % LAYOUT.stride == 0:
             first = k // LAYOUT.stride * LAYOUT.chunk
             touch = cloud.raw[0][first]  # loads the root of the fields once, outside the vectorised loops
+            touch = ti.select(at_most(touch, LARGEST), touch, 0.0)
             for j in ti.static(range(11)):
                 rate = touch * 0.0 + (
                     rate_position if j < 3 else rate_log_sigma if j < 6 else rate_quaternion if j < 10 else rate_mass
                 )
                 for g in range(first, first + LAYOUT.chunk):
                     v = cloud.v_raw[j][g]
+                    old = cloud.raw[j][g]
                     m1 = beta1 * cloud.moment1[j][g] + (1 - beta1) * v
                     m2 = beta2 * cloud.moment2[j][g] + (1 - beta2) * v * v
-                    cloud.moment1[j][g] = m1
-                    cloud.moment2[j][g] = m2
-                    new = cloud.raw[j][g] - rate * m1 * correction1 / (ti.sqrt(m2 * correction2) + EPSILON)
+                    new = old - rate * m1 * correction1 / (ti.sqrt(m2 * correction2) + EPSILON)
+                    ok = at_most(v, LARGEST) & at_most(new, LARGEST)
+                    cloud.moment1[j][g] = ti.select(ok, m1, cloud.moment1[j][g])
+                    cloud.moment2[j][g] = ti.select(ok, m2, cloud.moment2[j][g])
                     if ti.static(3 <= j < 6):
                         new = ti.min(ti.max(new, log_sigma_min), log_sigma_max)
-                    cloud.raw[j][g] = new
+                    cloud.raw[j][g] = ti.select(ok, new, old)
 
 
 @ti.kernel

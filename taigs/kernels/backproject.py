@@ -6,8 +6,10 @@ between the two nearest columns. Indices: volume (y block, z, x), images (y bloc
 """
 
 from taigs.kernels.fields import vectors
-from taigs.kernels.layout import LAYOUT, SUPPORT, round_up
-from taigs.runtime import ti
+from taigs.kernels.layout import LAYOUT, SUPPORT, at_most, round_up
+from taigs.runtime import check_size, ti
+
+FAR = 1e6  # columns: keeps the conversion to integers defined
 
 
 @ti.data_oriented
@@ -19,9 +21,16 @@ class TiltFields:
         self.n_views = n_views
         self.n_columns = n_columns
         self.blocks = round_up(self.ny, SUPPORT) // LAYOUT.lanes
+        check_size(LAYOUT.stride * self.blocks * max(self.nz, n_views), "the loop over the volume's rows")
         self.volume = vectors(self.blocks * self.nz * self.nx)
         self.images = vectors(self.blocks * n_views * n_columns)
         self.rays = ti.field(float, shape=(n_views, 3))
+
+
+@ti.func
+def has_rays(tilt: ti.template(), view):
+    """Whether the numbers of a view are such; without them it meets no voxel."""
+    return at_most(tilt.rays[view, 0], FAR) & at_most(tilt.rays[view, 1], FAR) & at_most(tilt.rays[view, 2], FAR)
 
 
 @ti.func
@@ -46,7 +55,7 @@ def project_voxels(tilt: ti.template(), n_tasks: int, n_views: int, n_columns: i
             zero = ti.Vector([0.0] * LAYOUT.lanes)
             for u in range(n_columns):
                 tilt.images[base + u] = zero
-            for z in range(nz):
+            for z in range(nz if has_rays(tilt, view) else 0):
                 for x in range(nx):
                     u, w = column_of(tilt, view, x, z)
                     v = tilt.volume[(block * nz + z) * nx + x]
@@ -70,7 +79,7 @@ def back_project(tilt: ti.template(), n_tasks: int, n_views: int, n_columns: int
                 tilt.volume[task * nx + x] = ti.Vector([0.0] * LAYOUT.lanes)
             for view in range(n_views):
                 base = (block * n_views + view) * n_columns
-                for x in range(nx):
+                for x in range(nx if has_rays(tilt, view) else 0):
                     u, w = column_of(tilt, view, x, z)
                     o = task * nx + x
                     if 0 <= u < n_columns - 1:

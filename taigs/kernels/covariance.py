@@ -1,7 +1,27 @@
-"""Raw parameters of a Gaussian -> covariance and mass, and back."""
+"""Raw parameters of a Gaussian -> covariance and mass, and back.
 
-from taigs.kernels.layout import COLUMN, LAYOUT, ROW, exp
+A slot whose parameters are no Gaussian's (`valid`) gets the covariance and the mass 0; no other kernel draws it,
+and its gradient is 0.
+"""
+
+from taigs.kernels.layout import COLUMN, LAYOUT, ROW, at_most, exp, within
 from taigs.runtime import ti
+
+LARGEST = 1e15  # A, or raw mass; beyond it products of two overflow float32
+LARGEST_LOG_SIGMA = 34.0  # likewise: e^34 A = 6e14 A
+SHORTEST_SQUARE = 1e-30  # of a quaternion that has a direction
+
+
+@ti.func
+def valid(cloud: ti.template(), g):
+    """Whether the raw parameters of a slot are numbers, and such that a covariance and a mass follow."""
+    w = cloud.raw[6][g]; x = cloud.raw[7][g]; y = cloud.raw[8][g]; z = cloud.raw[9][g]
+    answer = within(w * w + x * x + y * y + z * z, SHORTEST_SQUARE, LARGEST)
+    for j in ti.static((0, 1, 2, 10)):
+        answer = answer & at_most(cloud.raw[j][g], LARGEST)
+    for j in ti.static((3, 4, 5)):
+        answer = answer & at_most(cloud.raw[j][g], LARGEST_LOG_SIGMA)
+    return answer
 
 
 @ti.func
@@ -26,6 +46,7 @@ def covariance(cloud: ti.template(), n_chunks: int):
             first = k // LAYOUT.stride * LAYOUT.chunk
             unit = cloud.unit[None]
             for g in range(first, first + LAYOUT.chunk):
+                ok = valid(cloud, g)
                 w = cloud.raw[6][g]; x = cloud.raw[7][g]; y = cloud.raw[8][g]; z = cloud.raw[9][g]
                 q = 1.0 / ti.sqrt(w * w + x * x + y * y + z * z)
                 R = rotation(w * q, x * q, y * q, z * q)
@@ -33,9 +54,9 @@ def covariance(cloud: ti.template(), n_chunks: int):
                 M = ti.Matrix([[R[i, j] * s[j] for j in range(3)] for i in range(3)])
                 for j in ti.static(range(6)):
                     a = ti.static(ROW[j]); b = ti.static(COLUMN[j])
-                    cloud.cov[j][g] = M[a, 0] * M[b, 0] + M[a, 1] * M[b, 1] + M[a, 2] * M[b, 2]
+                    cloud.cov[j][g] = ti.select(ok, M[a, 0] * M[b, 0] + M[a, 1] * M[b, 1] + M[a, 2] * M[b, 2], 0.0)
             for g in range(first, first + LAYOUT.chunk):
-                raw = cloud.raw[10][g]
+                raw = ti.select(cloud.cov[0][g] > 0, cloud.raw[10][g], 0.0 if ti.static(cloud.signed) else -1e4)
                 if ti.static(cloud.signed):
                     cloud.mass[g] = unit * raw
                 else:
@@ -48,7 +69,7 @@ def covariance(cloud: ti.template(), n_chunks: int):
 # softplus' = 1 / (1 + exp(-raw)).
 @ti.kernel
 def covariance_vjp(cloud: ti.template(), n_chunks: int):
-    # inputs:     cloud.raw (11, capacity)
+    # inputs:     cloud.raw (11, capacity), cloud.cov
     # cotangents: cloud.v_pos (3, capacity), cloud.v_cov (6, capacity) entries of G, cloud.v_mass (capacity)
     # outputs (overwritten): cloud.v_raw (11, capacity)
     for k in range(LAYOUT.stride * n_chunks):
@@ -56,11 +77,15 @@ def covariance_vjp(cloud: ti.template(), n_chunks: int):
             first = k // LAYOUT.stride * LAYOUT.chunk
             unit = cloud.unit[None]
             for g in range(first, first + LAYOUT.chunk):
-                w = cloud.raw[6][g]; x = cloud.raw[7][g]; y = cloud.raw[8][g]; z = cloud.raw[9][g]
+                ok = valid(cloud, g)
+                w = ti.select(ok, cloud.raw[6][g], 1.0)
+                x = ti.select(ok, cloud.raw[7][g], 0.0)
+                y = ti.select(ok, cloud.raw[8][g], 0.0)
+                z = ti.select(ok, cloud.raw[9][g], 0.0)
                 n = 1.0 / ti.sqrt(w * w + x * x + y * y + z * z)
                 w *= n; x *= n; y *= n; z *= n
                 R = rotation(w, x, y, z)
-                s2 = ti.Vector([exp(2 * cloud.raw[3][g]), exp(2 * cloud.raw[4][g]), exp(2 * cloud.raw[5][g])])
+                s2 = ti.Vector([exp(2 * ti.select(ok, cloud.raw[j][g], 0.0)) for j in range(3, 6)])
                 g0 = 2 * cloud.v_cov[0][g]; g1 = 2 * cloud.v_cov[1][g]; g2 = 2 * cloud.v_cov[2][g]
                 g3 = 2 * cloud.v_cov[3][g]; g4 = 2 * cloud.v_cov[4][g]; g5 = 2 * cloud.v_cov[5][g]
                 G = ti.Matrix([[g0, g1, g2], [g1, g3, g4], [g2, g4, g5]]) @ R  # columns 2 G R_:j
@@ -84,5 +109,5 @@ def covariance_vjp(cloud: ti.template(), n_chunks: int):
                     cloud.v_raw[j][g] = cloud.v_pos[j][g]
                 slope = unit
                 if ti.static(not cloud.signed):
-                    slope = unit / (1.0 + exp(-cloud.raw[10][g]))
+                    slope = unit / (1.0 + exp(-ti.select(cloud.cov[0][g] > 0, cloud.raw[10][g], 0.0)))
                 cloud.v_raw[10][g] = cloud.v_mass[g] * slope

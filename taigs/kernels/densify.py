@@ -5,12 +5,14 @@ moved to where the residual asks for it; further children are appended. Masses a
 splitting and cloning; pruning removes only masses below `mass_min` or outside the bounds.
 """
 
-from taigs.kernels.layout import LAYOUT
+from taigs.kernels.covariance import valid
+from taigs.kernels.layout import LAYOUT, within
 from taigs.runtime import ti
 
 EMPTY, KEEP, SPLIT = 0, 1, 2
 OFFSET = 0.6  # of sigma: two halves at +-0.6 sigma with sigma' = 0.8 sigma have the parent's mean and covariance
 CLONE_OFFSET = 0.25  # of sigma: enough to let the two copies of a narrow Gaussian part
+LARGEST_SQUARE = 1e30  # of a gradient that counts
 NOWHERE = 1e9  # A: empty slots lie so far outside that no kernel ever draws them
 
 
@@ -23,7 +25,9 @@ def add_score(cloud: ti.template(), n_chunks: int):
             first = k // LAYOUT.stride * LAYOUT.chunk
             for g in range(first, first + LAYOUT.chunk):
                 x = cloud.v_raw[0][g]; y = cloud.v_raw[1][g]; z = cloud.v_raw[2][g]
-                cloud.score[g] = cloud.score[g] + ti.sqrt(x * x + y * y + z * z)
+                square = x * x + y * y + z * z
+                counts = within(square, 0.0, LARGEST_SQUARE)
+                cloud.score[g] = cloud.score[g] + ti.sqrt(ti.select(counts, square, 0.0))
 
 
 @ti.kernel
@@ -41,7 +45,7 @@ def mark(
             action = SPLIT
         x = ti.abs(cloud.raw[0][g]); y = ti.abs(cloud.raw[1][g]); z = ti.abs(cloud.raw[2][g])
         outside = x > half_x or y > half_y or z > half_z
-        if ti.abs(cloud.mass[g]) < mass_min or outside or widest > log_sigma_max:
+        if ti.abs(cloud.mass[g]) < mass_min or outside or widest > log_sigma_max or not valid(cloud, g):
             action = EMPTY
         cloud.action[g] = action
 

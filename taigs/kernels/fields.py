@@ -24,6 +24,11 @@ def vectors(n):
     return ti.Vector.field(LAYOUT.lanes, float, shape=max(n, 1))
 
 
+def check_loop(n, what):
+    """Refuse clouds over whose chunks no loop can count: tasks are spaced apart."""
+    check_size(n // LAYOUT.chunk * LAYOUT.stride, f"the loop over {what} of {n:,}", "fewer Gaussians")
+
+
 @ti.data_oriented
 class CloudFields:
     """Parameters of up to `capacity` Gaussians, what is derived from them, and their gradients.
@@ -37,6 +42,7 @@ class CloudFields:
 
     def __init__(self, capacity, signed=False):
         self.capacity = round_up(max(capacity, 1), LAYOUT.chunk)
+        check_loop(self.capacity, "a cloud")
         self.signed = signed
         self.raw = scalars(self.capacity, 11)
         self.cov = scalars(self.capacity, 6)
@@ -75,6 +81,7 @@ class EllipseFields:
         self.capacity = round_up(max(capacity, 1), LAYOUT.chunk)
         self.cutoff = cutoff
         n = n_views * self.capacity
+        check_loop(n, "the projections of a cloud")
         self.x, self.y, self.rx, self.ry = scalars(n, 4)
         self.a, self.b, self.c, self.peak, self.q = scalars(n, 5)
         self.v_x, self.v_y, self.v_xx, self.v_xy, self.v_yy, self.v_mass = scalars(n, 6)

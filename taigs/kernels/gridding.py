@@ -6,10 +6,12 @@ walks only the part of each slice that reaches them, so that no two tasks write 
 depend on the number of threads; on a GPU a task is a row of a slice and adds atomically.
 """
 
-from taigs.kernels.layout import LAYOUT
+from taigs.kernels.layout import LAYOUT, at_most
 from taigs.runtime import ti
 
 array = ti.types.ndarray(ndim=1)
+LARGEST = 1e25  # of a sample: the sum of any number of them must stay finite
+LARGEST_ENTRY = 1e3  # of a rotation, with room for a magnification
 
 
 @ti.func
@@ -33,7 +35,8 @@ def weight_slices(
     # inputs:  transforms (V, n, n/2+1) of (Re, Im): FFT with the image's centre at index 0; shifts (V, 2) pixels;
     #          ctf (V, 9); weights (V); frequency = 1 / (n pixel size)
     # outputs (overwritten): slices (V, n, n/2+1) of (Re, Im, weight) = (w ctf F, w ctf^2), F moved to the centre;
-    #          zero beyond the circle of n/2 and at Nyquist, and half of the column kx = 0, which holds both mates
+    #          zero beyond the circle of n/2, at Nyquist and where they are no numbers, and half of the column
+    #          kx = 0, which holds both mates
     half = n // 2 + 1
     for v, row in ti.ndrange(n_views, n):
         y = row if 2 * row < n else row - n
@@ -53,9 +56,10 @@ def weight_slices(
                 re = scale * (a * cosine - b * sine)
                 im = scale * (a * sine + b * cosine)
                 weight *= c * c
-            slices[3 * p] = re
-            slices[3 * p + 1] = im
-            slices[3 * p + 2] = weight
+            ok = at_most(re, LARGEST) & at_most(im, LARGEST) & at_most(weight, LARGEST)
+            slices[3 * p] = ti.select(ok, re, 0.0)
+            slices[3 * p + 1] = ti.select(ok, im, 0.0)
+            slices[3 * p + 2] = ti.select(ok, weight, 0.0)
 
 
 @ti.func
@@ -92,6 +96,11 @@ def insert_slices(
                 v_first = task // n; v_end = v_first + 1; row_first = task % n; row_end = row_first + 1
             for v in range(v_first, v_end):
                 i = 6 * v
+                ok = True
+                for j in ti.static(range(6)):
+                    ok = ok & at_most(matrices[i + j], LARGEST_ENTRY)
+                if not ok:
+                    continue
                 ax = padding * matrices[i]; ay = padding * matrices[i + 1]; az = padding * matrices[i + 2]
                 bx = padding * matrices[i + 3]; by = padding * matrices[i + 4]; bz = padding * matrices[i + 5]
                 for row in range(row_first, row_end):

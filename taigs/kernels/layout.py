@@ -9,6 +9,8 @@ iterations, so tasks are spaced 512 apart (`stride`); and ``a[i] += v`` is an at
 one task owns are written ``a[i] = a[i] + v``.
 """
 
+import numpy as np
+
 from taigs import runtime
 from taigs.runtime import ti
 
@@ -55,6 +57,27 @@ COLUMN = (0, 1, 2, 1, 2, 2)
 
 def round_up(n, multiple):
     return -(-n // multiple) * multiple
+
+
+def bits(value):
+    """The integer that has the bits of a float32."""
+    return int(np.float32(value).view(np.int32))
+
+
+@ti.func
+def within(x, low: ti.template(), high: ti.template()):
+    """Whether low <= x <= high, for 0 <= low; never for NaN, which fast arithmetic takes for any number.
+
+    Positive numbers are ordered as the integers of their bits; negative ones lie below, infinity and NaN above.
+    """
+    b = ti.bit_cast(ti.cast(x, ti.f32), ti.i32)
+    return (b >= ti.static(bits(low))) & (b <= ti.static(bits(high)))
+
+
+@ti.func
+def at_most(x, high: ti.template()):
+    """Whether -high <= x <= high; never for NaN."""
+    return within(ti.abs(x), 0.0, high)
 
 
 @ti.func

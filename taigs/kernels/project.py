@@ -4,16 +4,24 @@ A view is M (2, 3) = projection / pixel size and t (2,): the ellipse has mean M 
 M S M^T + blur, in pixels, and the mass of the Gaussian, since a line integral keeps it.
 """
 
-from taigs.kernels.layout import COLUMN, LAYOUT, ROW, exp
+from taigs.kernels.layout import COLUMN, LAYOUT, ROW, at_most, exp, within
 from taigs.runtime import ti
 
 TWO_PI = 6.283185307179586
+FAINTEST, NARROWEST = 1e-30, 1e15  # 1/pixel^2: exponents of ellipses that are drawn
+LARGEST_PEAK = 1e30  # the sum of any number of Gaussians must stay finite
+LARGEST_VIEW = 1e9  # pixel per A, and pixels
+CULLED = -1.0  # pixels: the half-widths of an ellipse that is not drawn
 
 
 @ti.func
 def load_view(views: ti.template(), b):
-    """M as a (2, 3) matrix."""
-    return ti.Matrix([[views.table[b, i * 3 + j] for j in range(3)] for i in range(2)])
+    """M as a (2, 3) matrix and t; zero and far outside if they are no numbers: then nothing is drawn."""
+    ok = True
+    for j in ti.static(range(8)):
+        ok = ok & at_most(views.table[b, j], LARGEST_VIEW)
+    M = ti.Matrix([[ti.select(ok, views.table[b, i * 3 + j], 0.0) for j in range(3)] for i in range(2)])
+    return M, ti.select(ok, views.table[b, 6], -LARGEST_VIEW), ti.select(ok, views.table[b, 7], -LARGEST_VIEW)
 
 
 @ti.kernel
@@ -28,8 +36,7 @@ def project(cloud: ti.template(), views: ti.template(), ellipses: ti.template(),
             view = task // n_chunks
             first = (task - view * n_chunks) * LAYOUT.chunk
             o = view * ti.static(ellipses.capacity)
-            M = load_view(views, view)
-            tx = views.table[view, 6]; ty = views.table[view, 7]
+            M, tx, ty = load_view(views, view)
             blur = views.blur[None]
             cut = ti.static(ellipses.cutoff)
             for g in range(first, first + LAYOUT.chunk):
@@ -45,18 +52,22 @@ def project(cloud: ti.template(), views: ti.template(), ellipses: ti.template(),
                 cxy = M[1, 0] * u0 + M[1, 1] * u1 + M[1, 2] * u2
                 cyy = M[1, 0] * v0 + M[1, 1] * v1 + M[1, 2] * v2 + blur
                 inverse = 1.0 / (cxx * cyy - cxy * cxy)
+                a = -0.5 * cyy * inverse
                 c = -0.5 * cxx * inverse
-                ellipses.rx[o + g] = cut * ti.sqrt(cxx)
-                ellipses.ry[o + g] = cut * ti.sqrt(cyy)
-                ellipses.a[o + g] = -0.5 * cyy * inverse
-                ellipses.b[o + g] = cxy * inverse
-                ellipses.c[o + g] = c
-                ellipses.peak[o + g] = cloud.mass[g] * ti.sqrt(inverse) * (1.0 / TWO_PI)
-                ellipses.q[o + g] = exp(2.0 * c)
+                peak = cloud.mass[g] * ti.sqrt(inverse) * (1.0 / TWO_PI)
+                ok = within(-a, FAINTEST, NARROWEST) & within(-c, FAINTEST, NARROWEST) & at_most(peak, LARGEST_PEAK)
+                ellipses.rx[o + g] = ti.select(ok, cut * ti.sqrt(cxx), CULLED)
+                ellipses.ry[o + g] = ti.select(ok, cut * ti.sqrt(cyy), CULLED)
+                ellipses.a[o + g] = ti.select(ok, a, 0.0)
+                ellipses.b[o + g] = ti.select(ok, cxy * inverse, 0.0)
+                ellipses.c[o + g] = ti.select(ok, c, 0.0)
+                ellipses.peak[o + g] = ti.select(ok, peak, 0.0)
+                ellipses.q[o + g] = exp(2.0 * ti.select(ok, c, 0.0))
             for g in range(first, first + LAYOUT.chunk):
+                ok = ellipses.c[o + g] < 0
                 x = cloud.raw[0][g]; y = cloud.raw[1][g]; z = cloud.raw[2][g]
-                ellipses.x[o + g] = M[0, 0] * x + M[0, 1] * y + M[0, 2] * z + tx
-                ellipses.y[o + g] = M[1, 0] * x + M[1, 1] * y + M[1, 2] * z + ty
+                ellipses.x[o + g] = ti.select(ok, M[0, 0] * x + M[0, 1] * y + M[0, 2] * z + tx, 0.0)
+                ellipses.y[o + g] = ti.select(ok, M[1, 0] * x + M[1, 1] * y + M[1, 2] * z + ty, 0.0)
 
 
 # mean = M mu + t:      dL/dmu = M^T v_mean,            dL/dM = v_mean mu^T,  dL/dt = v_mean
@@ -84,7 +95,7 @@ def project_vjp(
                 cloud.v_mass[g] = 0.0
             for view in range(n_views):
                 o = view * ti.static(ellipses.capacity)
-                M = load_view(views, view)
+                M, _, _ = load_view(views, view)
                 for g in range(first, first + LAYOUT.chunk):
                     vx = ellipses.v_x[o + g]; vy = ellipses.v_y[o + g]
                     for j in ti.static(range(3)):
@@ -115,8 +126,9 @@ def pose_share(
         xx = 2 * ellipses.v_xx[o + g]; xy = 2 * ellipses.v_xy[o + g]; yy = 2 * ellipses.v_yy[o + g]
         MS = M @ ti.Matrix([[s0, s1, s2], [s1, s3, s4], [s2, s4, s5]])
         for j in ti.static(range(3)):
-            d[0, j] += vx * cloud.raw[j][g] + xx * MS[0, j] + xy * MS[1, j]
-            d[1, j] += vy * cloud.raw[j][g] + xy * MS[0, j] + yy * MS[1, j]
+            x = ti.select(s0 > 0, cloud.raw[j][g], 0.0)
+            d[0, j] += vx * x + xx * MS[0, j] + xy * MS[1, j]
+            d[1, j] += vy * x + xy * MS[0, j] + yy * MS[1, j]
         tx += vx
         ty += vy
     for j in ti.static(range(3)):

@@ -185,4 +185,4 @@ def raster_vjp(
                 ellipses.v_xy[i] = 0.5 * peak * (txx * qz + txy * qy - s0 * qz)
                 ellipses.v_yy[i] = 0.5 * peak * (tyx * qz + tyy * qy - s0 * qy)
                 # P / mass = sqrt(|Q|) / (2 pi), defined for mass 0 too
-                ellipses.v_mass[i] = s0 * ti.sqrt(qx * qy - qz * qz) * 0.15915494309189535
+                ellipses.v_mass[i] = s0 * ti.sqrt(ti.max(qx * qy - qz * qz, 0.0)) * 0.15915494309189535

@@ -6,26 +6,32 @@ prefix sum. The pixels of a tile read the same ellipse at the same time, which t
 
 from taigs.kernels.layout import LAYOUT, SUPPORT, exp, round_up
 from taigs.kernels.raster import support
-from taigs.runtime import check_size, ti
+from taigs.memory import check_memory
+from taigs.runtime import MAX_ELEMENTS, check_size, ti
 
+REMEDY = "fewer or smaller Gaussians"
 ENTRIES = ti.types.ndarray(dtype=ti.i32, ndim=1)
 
 
 @ti.data_oriented
 class TileFields:
-    """Lists of ellipses per tile: their `count`, the `cursor` behind the last one filled in, all `entries`."""
+    """Lists of ellipses per tile: their `count`, the `cursor` behind the last one filled in, all `entries`.
+
+    total : number of entries, and whether it has passed 2^31.
+    """
 
     def __init__(self, n_views, height, width):
         n = n_views * (round_up(height, SUPPORT) // SUPPORT) * (round_up(width, SUPPORT) // SUPPORT)
+        check_size(n * SUPPORT * SUPPORT, "the images of a batch")
         self.count = ti.field(ti.i32, shape=n)
         self.cursor = ti.field(ti.i32, shape=n)
-        self.total = ti.field(ti.i32, shape=1)
+        self.total = ti.field(ti.i32, shape=2)
         self.entries = ti.ndarray(ti.i32, shape=1 << 16)
 
     def reserve(self, n):
         """Make room for n entries; the old ones are lost."""
         if n > self.entries.shape[0]:
-            check_size(n, "the list of Gaussians per tile")
+            check_memory(4 * n, f"the list of {n:,} Gaussians per tile", REMEDY)
             self.entries = ti.ndarray(ti.i32, shape=1 << (n - 1).bit_length() if n < 1 << 30 else n)
 
 
@@ -37,7 +43,9 @@ def tile_raster(tiles, ellipses, images, n, n_views, height, blocks):
     clear_tiles(tiles, n_tiles)
     count_tiles(tiles, ellipses, n, n_views, height, blocks, rows, columns)
     allocate_tiles(tiles, n_tiles)
-    tiles.reserve(int(tiles.total[0]))
+    total, passed = map(int, tiles.total.to_numpy())
+    check_size(2**31 if passed else total, "the list of Gaussians per tile", REMEDY)
+    tiles.reserve(total)
     fill_tiles(tiles, ellipses, tiles.entries, n, n_views, height, blocks, rows, columns)
     gather_tiles(tiles, ellipses, images, tiles.entries, n_tiles, height, blocks, rows, columns)
 
@@ -48,6 +56,7 @@ def clear_tiles(tiles: ti.template(), n_tiles: int):
         tiles.count[i] = 0
         if i == 0:
             tiles.total[0] = 0
+            tiles.total[1] = 0
 
 
 @ti.func
@@ -79,7 +88,10 @@ def count_tiles(
 def allocate_tiles(tiles: ti.template(), n_tiles: int):
     """A range of entries for each tile; `cursor` stands at its start."""
     for i in range(n_tiles):
-        tiles.cursor[i] = ti.atomic_add(tiles.total[0], tiles.count[i])
+        first = ti.atomic_add(tiles.total[0], tiles.count[i])
+        if first > MAX_ELEMENTS - tiles.count[i]:
+            tiles.total[1] = 1
+        tiles.cursor[i] = first
 
 
 @ti.kernel

@@ -5,11 +5,13 @@ tasks write one voxel; on a GPU a task is a Gaussian and adds atomically. Rows r
 vectors; along y the value follows from its neighbour's by the recurrence of kernels/raster.py.
 """
 
-from taigs.kernels.layout import COLUMN, LAYOUT, ROW, SUPPORT, exp
+from taigs.kernels.layout import COLUMN, LAYOUT, ROW, SUPPORT, at_most, exp, within
+from taigs.kernels.project import CULLED, LARGEST_PEAK
 from taigs.kernels.raster import FAR, NARROW, TALL, safe_correlation
 from taigs.runtime import ti
 
 TWO_PI_CUBED_ROOT = 15.749609945722419  # (2 pi)^(3/2)
+FAINTEST, NARROWEST = 1e-30, 1e12  # 1/voxel^2: exponents of Gaussians that are drawn; products of three are finite
 
 
 @ti.kernel
@@ -30,20 +32,28 @@ def prepare_voxels(cloud: ti.template(), voxels: ti.template(), n_chunks: int):
                 yy = cloud.cov[3][g] * square; yz = cloud.cov[4][g] * square; zz = cloud.cov[5][g] * square
                 m0 = yy * zz - yz * yz; m1 = xz * yz - xy * zz; m2 = xy * yz - xz * yy
                 inverse = 1.0 / (xx * m0 + xy * m1 + xz * m2)
-                voxels.p[3][g] = -0.5 * m0 * inverse
-                voxels.p[4][g] = -m1 * inverse
-                voxels.p[5][g] = -m2 * inverse
-                voxels.p[6][g] = -0.5 * (xx * zz - xz * xz) * inverse
-                voxels.p[7][g] = -(xy * xz - xx * yz) * inverse
-                voxels.p[8][g] = -0.5 * (xx * yy - xy * xy) * inverse
-                voxels.p[9][g] = cloud.mass[g] * ti.sqrt(inverse) * (1.0 / TWO_PI_CUBED_ROOT)
-                voxels.p[10][g] = cut * ti.sqrt(xx)
-                voxels.p[11][g] = cut * ti.sqrt(yy)
-                voxels.p[12][g] = cut * ti.sqrt(zz)
+                a = -0.5 * m0 * inverse
+                b = -0.5 * (xx * zz - xz * xz) * inverse
+                c = -0.5 * (xx * yy - xy * xy) * inverse
+                peak = cloud.mass[g] * ti.sqrt(inverse) * (1.0 / TWO_PI_CUBED_ROOT)
+                ok = at_most(peak, LARGEST_PEAK)
+                for size in ti.static((-a, -b, -c)):
+                    ok = ok & within(size, FAINTEST, NARROWEST)
+                voxels.p[3][g] = ti.select(ok, a, 0.0)
+                voxels.p[4][g] = ti.select(ok, -m1 * inverse, 0.0)
+                voxels.p[5][g] = ti.select(ok, -m2 * inverse, 0.0)
+                voxels.p[6][g] = ti.select(ok, b, 0.0)
+                voxels.p[7][g] = ti.select(ok, -(xy * xz - xx * yz) * inverse, 0.0)
+                voxels.p[8][g] = ti.select(ok, c, 0.0)
+                voxels.p[9][g] = ti.select(ok, peak, 0.0)
+                voxels.p[10][g] = ti.select(ok, cut * ti.sqrt(xx), CULLED)
+                voxels.p[11][g] = ti.select(ok, cut * ti.sqrt(yy), CULLED)
+                voxels.p[12][g] = ti.select(ok, cut * ti.sqrt(zz), CULLED)
             for g in range(first, first + LAYOUT.chunk):
-                voxels.p[0][g] = (cloud.raw[0][g] - lx) * per_voxel
-                voxels.p[1][g] = (cloud.raw[1][g] - ly) * per_voxel
-                voxels.p[2][g] = (cloud.raw[2][g] - lz) * per_voxel
+                ok = voxels.p[3][g] < 0
+                voxels.p[0][g] = ti.select(ok, (cloud.raw[0][g] - lx) * per_voxel, 0.0)
+                voxels.p[1][g] = ti.select(ok, (cloud.raw[1][g] - ly) * per_voxel, 0.0)
+                voxels.p[2][g] = ti.select(ok, (cloud.raw[2][g] - lz) * per_voxel, 0.0)
 
 
 @ti.func
@@ -190,5 +200,5 @@ def voxelize_vjp(
                 for j in ti.static(range(6)):
                     a = ti.static(ROW[j]); b = ti.static(COLUMN[j])
                     cloud.v_cov[j][g] = cloud.v_cov[j][g] + v_cov[a, b]
-                root = ti.sqrt(Q.determinant())
+                root = ti.sqrt(ti.max(Q.determinant(), 0.0))
                 cloud.v_mass[g] = cloud.v_mass[g] + s0 * root * (1.0 / TWO_PI_CUBED_ROOT)
