@@ -117,19 +117,19 @@ def _evaluate_particles(run, progress):
     from taigs.symmetry import symmetry_matrices
     from taigs.volume_objective import ring_correlation
 
-    config, views = read_config(run), read_run_particles(run)
+    seed, symmetry, contrast = _settings(run)
+    views = read_run_particles(run)
     maps = {
         name: _half_maps(run, prefix, views.image_shape[0])
         for name, prefix in (("taigs", ""), ("direct Fourier", "direct_"))
     }
-    half_sets, own = deal_half_sets(views, np.random.default_rng([config["seed"], 3]))  # as `reconstruct_particles`
-    operators = symmetry_matrices(config["sym"])
-    sets, _ = gather(views, half_sets, operators, config["contrast"], progress or NoProgress())
+    half_sets, own = deal_half_sets(views, np.random.default_rng([seed, 3]))  # as `reconstruct_particles`
+    sets, _ = gather(views, half_sets, symmetry_matrices(symmetry), contrast, progress or NoProgress())
     rings = {
         name: np.mean([ring_correlation(sets[1 - half].data, pair[half]) for half in (0, 1)], axis=0)
         for name, pair in maps.items()
     }
-    control = control_poses(views, half_sets, maps["taigs"], config["seed"])
+    control = control_poses(views, half_sets, maps["taigs"], seed)
     rings["poses interchanged"] = control.interchanged
     n, shells = views.image_shape[0], np.arange(1, len(rings["taigs"]))
     note, warnings = _compared_with_the_run(run, rings["taigs"])
@@ -144,6 +144,15 @@ def _evaluate_particles(run, progress):
         "notes": [note, *([] if own else [DEALT])],
         "warnings": warnings,
     }
+
+
+def _settings(run):
+    """(seed, point group, contrast) of a run of `taigs spa`."""
+    config = read_config(run)
+    try:
+        return int(config["seed"]), str(config["sym"]), str(config["contrast"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{run}/config.json: lacks seed, sym or contrast; expected the settings of a run") from None
 
 
 def _half_maps(run, prefix, n):

@@ -1,5 +1,6 @@
 """The images of a finished run, read again as its config.json says."""
 
+import contextlib
 import json
 import re
 import warnings
@@ -29,7 +30,7 @@ def read_config(run):
 
 def has_tilt_series(run):
     """Whether a folder is one of `taigs tilt` or `taigs demo`."""
-    return _tilt_series_arguments(run) is not None
+    return _of_demo(Path(run)) is not None or {"stack", "angles"} <= read_config(run).keys()
 
 
 def read_run_tilt_series(run):
@@ -42,24 +43,16 @@ def read_run_tilt_series(run):
     """
     from taigs.io.tilt_series import read_tilt_series
 
-    arguments = _tilt_series_arguments(run)
-    if arguments is None:
-        raise InputError(f"{run}: names no tilt series in config.json; expected the folder of taigs tilt")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the run has said them already
-        return read_tilt_series(**arguments)
-
-
-def _tilt_series_arguments(run):
     run = Path(run)
-    own = {"stack": run / "tilt_series.mrc", "angles": run / "tilt_series.tlt"}
-    if all(path.exists() for path in own.values()):
-        return own
-    config = read_config(run)
-    if not {"stack", "angles"} <= config.keys():
-        return None
-    arguments = _arguments(run, config, ("stack", "angles", *TILT_SERIES))
-    return arguments | {"exclude": number_list(config.get("exclude") or "")}
+    if not has_tilt_series(run):
+        raise InputError(f"{run}: names no tilt series in config.json; expected the folder of taigs tilt")
+    with _as_the_run_did(run):
+        arguments = _of_demo(run)
+        if arguments is None:
+            config = read_config(run)
+            arguments = _arguments(run, config, ("stack", "angles", *TILT_SERIES))
+            arguments["exclude"] = number_list(config.get("exclude") or "")
+        return read_tilt_series(**arguments)
 
 
 def read_run_particles(run):
@@ -75,10 +68,26 @@ def read_run_particles(run):
     config = read_config(run)
     if "particles" not in config:
         raise InputError(f"{run}: names no particles in config.json; expected the folder of taigs spa")
-    arguments = _arguments(Path(run), config, ("particles", *PARTICLES))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _as_the_run_did(run):
+        arguments = _arguments(Path(run), config, ("particles", *PARTICLES))
         return read_particles(arguments.pop("particles"), **arguments)
+
+
+def _of_demo(run):
+    """Arguments of the tilt series that `taigs demo` leaves in its folder; None for others."""
+    own = {"stack": run / "tilt_series.mrc", "angles": run / "tilt_series.tlt"}
+    return own if all(path.exists() for path in own.values()) else None
+
+
+@contextlib.contextmanager
+def _as_the_run_did(run):
+    """Read without the warnings that the run has given already; its config.json may hold anything."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"{run}/config.json: {error}; expected the settings of a run") from None
 
 
 def _arguments(run, config, names):

@@ -137,6 +137,14 @@ def test_a_stack_that_is_not_the_runs_is_warned_of_and_one_that_is_gone_is_said(
     assert (code, out) == before[:2] and "ts.mrc: no such file" in err
 
 
+def test_settings_that_make_no_sense_leave_the_images_that_the_run_kept(run):
+    for nonsense in ({"stack": 5}, {"exclude": [1]}, {"bin": "two"}):
+        config = json.loads((run[0] / "config.json").read_text()) | nonsense
+        (run[0] / "config.json").write_text(json.dumps(config))
+        code, _, err = taigs_evaluate("run")
+        assert code == 0 and "config.json: " in err, err
+
+
 def damage(path, **changes):
     with np.load(path) as file:
         arrays = {**file, **changes}

@@ -403,6 +403,10 @@ def test_a_run_without_its_maps_or_with_those_of_another_is_one_line(run, tmp_pa
     (folder / "half2.mrc").unlink()
     with pytest.raises(InputError, match=r"half2\.mrc: no such file"):
         evaluate_run(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({"particles": config["particles"]}))
+    with pytest.raises(InputError, match=r"config\.json: lacks seed"):
+        evaluate_run(folder)
 
 
 # --- bad input -----------------------------------------------------------------------------------
