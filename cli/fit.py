@@ -58,6 +58,8 @@ def fit(
         raise typer.BadParameter(f"--pixel-size {pixel_size}: expected a positive number")
 
     from taigs import runtime
+    from taigs.io.mrc import read_header
+    from taigs.memory import check_run, fit_memory
     from taigs.progress import make_progress
     from taigs.volume_fit_run import check_names, run_fit, table
 
@@ -67,6 +69,8 @@ def fit(
 
     check_names(map_file, output, report, overwrite)
     runtime.init(arch.value, threads=threads)
+    needed = fit_memory(read_header(map_file).shape, gaussians, megabytes)
+    check_run(needed, f"{map_file}: the fit", "a map of coarser voxels, or --gaussians N")
     settings = {
         "target_cc": target_cc,
         "target_fsc_resolution": target_fsc_resolution,
