@@ -71,6 +71,7 @@ def _describe_particles(path):
     import warnings
 
     from taigs.io.particles import read_particles_with_notes
+    from taigs.memory import in_words, spa_memory
 
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
@@ -85,12 +86,14 @@ def _describe_particles(path):
     if views.ctf is not None:
         defocus = (views.ctf.defocus_u + views.ctf.defocus_v) / 2e4
         pairs.append(("defocus", f"{defocus.min():.2f} to {defocus.max():.2f} µm"))
+    pairs.append(("memory for spa", f"about {in_words(spa_memory(len(views), views.image_shape[0]))}"))
     pairs += [("note", note) for note in notes]
     return pairs + [("warning", str(warning.message)) for warning in heard]
 
 
 def _describe_mrc(path, mode0, allow_truncated):
     from taigs.io.mrc import open_sections, warn_of_sign
+    from taigs.memory import fit_memory, in_words, tilt_memory
 
     header, sections = open_sections(path, mode0, allow_truncated)
     size = header.voxel_size
@@ -100,6 +103,8 @@ def _describe_mrc(path, mode0, allow_truncated):
         ("mode", f"{header.mode} ({header.dtype.name})"),
         ("voxel size", "not set" if size is None else " x ".join(f"{s:.4g}" for s in size) + " Å (x, y, z)"),
     ]
+    needed = [in_words(n) for n in (tilt_memory(header.shape[0], header.shape[1:]), fit_memory(header.shape))]
+    pairs.append(("memory", f"about {needed[0]} for tilt, as a stack; {needed[1]} for fit, as a map"))
     found = _statistics(sections)
     if header.is_sign_guessed and found.low < 0:
         warn_of_sign(path)

@@ -70,7 +70,9 @@ def fit(
         raise typer.BadParameter(f"--pixel-size {pixel_size}: expected a positive number")
 
     from taigs import runtime
+    from taigs.io.mrc import read_header
     from taigs.journal import Journal, identify
+    from taigs.memory import check_run, fit_memory
     from taigs.progress import make_progress
     from taigs.run_record import RunRecord
     from taigs.volume_fit_run import check_names, run_fit, table
@@ -81,6 +83,8 @@ def fit(
 
     check_names(map_file, output, report, overwrite)
     started = runtime.init(arch.value, threads=threads)
+    needed = fit_memory(read_header(map_file).shape, gaussians, megabytes)
+    check_run(needed, f"{map_file}: the fit", "a map of coarser voxels, or --gaussians N")
     settings = {
         "target_cc": target_cc,
         "target_fsc_resolution": target_fsc_resolution,

@@ -138,15 +138,19 @@ def tilt(
             _say(line)
 
         from taigs import runtime
+        from taigs.memory import check_run, tilt_memory
         from taigs.tilt_run import run_tilt
 
         started = runtime.init(arch.value, threads=threads)
+        thickness = None if thickness is None else max(1, round(thickness / bin))
+        needed = tilt_memory(len(views), views.image_shape, thickness)
+        check_run(needed, f"{stack}: this run", f"--bin {2 * bin}")
         directory.begin(sys.argv, context.params, started, checkpoint_minutes)
         with directory.journal, _progress(quiet) as progress:
             verdict = run_tilt(
                 views,
                 directory,
-                thickness=None if thickness is None else max(1, round(thickness / bin)),
+                thickness=thickness,
                 signed=signed,
                 wbp=wbp,
                 sirt_iterations=sirt,

@@ -141,9 +141,12 @@ def spa(
         for line in [f"warning: {w}" for w in warned] + [f"note: {n}" for n in notes if not quiet]:
             print(line, file=sys.stderr)
 
+        from taigs.memory import check_run, spa_memory
         from taigs.progress import make_progress
 
         started = runtime.init(arch.value, threads=threads)
+        box = views.image_shape[0]
+        check_run(spa_memory(len(views), box), f"{particles}: this run", f"--box-crop {box // 4 * 2}")
         directory.inputs["images"] = views.images.paths
         directory.begin(sys.argv, context.params, started, checkpoint_minutes)
         with directory.journal, contextlib.closing(make_progress(quiet)) as progress:

@@ -1,7 +1,7 @@
 """How much memory a run will need, and how much there is: a run that cannot end is refused before it begins."""
 
+import math
 import os
-import sys
 from pathlib import Path
 
 from taigs.errors import ResourceError
@@ -28,8 +28,13 @@ def available_memory():
     return min((n for n in left if n is not None), default=None)
 
 
-def check_memory(n_bytes, what, remedy):
-    """Refuse work that needs more memory than there is.
+def check_run(n_bytes, what, remedy):
+    """`check_memory` for all that a run needs, some of which this process has taken already."""
+    check_memory(n_bytes, what, remedy, held=_resident())
+
+
+def check_memory(n_bytes, what, remedy, held=0):
+    """Refuse work that needs more memory than there is; `held` is what it has of it.
 
     Raises
     ------
@@ -37,10 +42,9 @@ def check_memory(n_bytes, what, remedy):
         `<what> needs about 9.1 GB, 6.0 GB are available; try <remedy>`.
     """
     available = available_memory()
-    if available is not None and n_bytes > available:
-        raise ResourceError(
-            f"{what} needs about {in_words(n_bytes)}, {in_words(max(available, 0))} are available; try {remedy}"
-        )
+    if available is not None and n_bytes > available + held:
+        there = in_words(max(available + held, 0))
+        raise ResourceError(f"{what} needs about {in_words(n_bytes)}, {there} are available; try {remedy}")
 
 
 def in_words(n_bytes):
@@ -75,14 +79,21 @@ def _left_by_cgroups():
 
 
 def _left_by_limit():
-    """What RLIMIT_AS leaves (`ulimit -v`)."""
-    if resource is None or not sys.platform.startswith("linux"):
+    """What RLIMIT_AS leaves (`ulimit -v`), which also counts what is reserved only."""
+    if resource is None or not _pages():
         return None
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
-    pages = _read(PROC / "self/statm").split()
-    if most == resource.RLIM_INFINITY or not pages:
-        return None
-    return most - int(pages[0]) * os.sysconf("SC_PAGE_SIZE")
+    return None if most == resource.RLIM_INFINITY else most - _pages()[0] * os.sysconf("SC_PAGE_SIZE")
+
+
+def _resident():
+    """Bytes this process holds; 0 where that is not known."""
+    return _pages()[1] * os.sysconf("SC_PAGE_SIZE") if _pages() else 0
+
+
+def _pages():
+    """(reserved, resident) pages of this process; nothing where the system does not say."""
+    return [int(number) for number in _read(PROC / "self/statm").split()[:2]]
 
 
 def _read(path):
@@ -90,3 +101,46 @@ def _read(path):
         return Path(path).read_text()
     except OSError:
         return ""
+
+
+# --- what a run needs, in bytes at its peak; the numbers are measured (tests/test_memory.py) ------------------
+
+STARTED = 210e6  # Python, the libraries and the compiled kernels
+REPORTING = 70e6  # Matplotlib and its figures
+FIELDS, DRAWN, VOXELISED = 256, 60, 52  # a Gaussian's parameters and gradients; its ellipse in a view; in voxel units
+TILT_IMAGES, TILT_VOLUMES = 14, 7  # copies of float32 size: filtered in float64 for WBP; SIRT, its residual and seeds
+CHUNK = 150e6  # images, transforms and slices of particles that are read at a time
+FOURIER_SUMS = 48  # a padded grid of n + 1 planes of (2 n)^2 cells of three float32, per voxel of the box
+SPA_GRIDS = 6.3  # both halves, one being read, and the direct map of another with its weights
+PER_PARTICLE = 2000  # a row of the star file, and what is derived from it
+FIT_VOXEL = 60  # the map, the cloud's, their difference, and their transforms
+
+
+def tilt_memory(n_views, image_shape, thickness=None):
+    """Bytes that `taigs tilt` needs for so many images (H, W) and a thickness, in pixels as they are fitted."""
+    from taigs.fit import FitConfig
+    from taigs.tilt import FLOORS_PX, GAUSSIANS, GROWTH, VOXELS_PER_GAUSSIAN
+
+    height, width = image_shape
+    pixels = height * width
+    voxels = pixels * (thickness or max(1, min(image_shape) // 2))
+    gaussians = min(max(voxels / VOXELS_PER_GAUSSIAN, GAUSSIANS[0]), GAUSSIANS[1]) * GROWTH ** (len(FLOORS_PX) - 1)
+    batch = FitConfig.batch
+    cloud = gaussians * (2 * FIELDS + batch * DRAWN + 2 * VOXELISED)
+    copies = TILT_IMAGES * n_views * pixels + TILT_VOLUMES * voxels + 3 * batch * pixels
+    return STARTED + REPORTING + cloud + 4 * copies
+
+
+def spa_memory(n_views, box):
+    """Bytes that `taigs spa` needs for so many images of a box; their number hardly matters."""
+    return STARTED + REPORTING + CHUNK + PER_PARTICLE * n_views + SPA_GRIDS * FOURIER_SUMS * box**3
+
+
+def fit_memory(shape, gaussians=None, megabytes=None):
+    """Bytes that `taigs fit` needs for a map (nz, ny, nx) and a budget, if one is given."""
+    from taigs.volume_fit import BYTES_PER_GAUSSIAN, SHARE
+
+    voxels = math.prod(shape)
+    largest = SHARE * 4 * voxels if megabytes is None else 1e6 * megabytes
+    gaussians = gaussians or largest / BYTES_PER_GAUSSIAN
+    return STARTED + FIT_VOXEL * voxels + (FIELDS + VOXELISED) * gaussians
