@@ -118,7 +118,7 @@ FIT_VOXEL = 60  # the map, the cloud's, their difference, and their transforms
 
 def tilt_memory(n_views, image_shape, thickness=None):
     """Bytes that `taigs tilt` needs for so many images (H, W) and a thickness, in pixels as they are fitted."""
-    from taigs.fit import FitConfig
+    from taigs.schedule import FitConfig
     from taigs.tilt import FLOORS_PX, GAUSSIANS, GROWTH, VOXELS_PER_GAUSSIAN
 
     height, width = image_shape

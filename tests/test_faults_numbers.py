@@ -9,10 +9,11 @@ import reference
 from scenes import PIXEL_SIZE, Scene, draw, random_cloud, random_scene, random_views
 
 from taigs import memory, runtime
+from taigs.batches import InOneSum
 from taigs.cloud import GaussianCloud
 from taigs.device import read_scalars
 from taigs.errors import InputError, ResourceError
-from taigs.fit import Fit, FitConfig, Stage
+from taigs.fit import Fit
 from taigs.kernels import backproject, fields, tiles, transfer
 from taigs.kernels.backproject import TiltFields
 from taigs.kernels.covariance import covariance
@@ -20,6 +21,7 @@ from taigs.kernels.fields import CloudFields, EllipseFields, ImageFields, VoxelF
 from taigs.kernels.tiles import TileFields
 from taigs.masks import check_mask
 from taigs.progress import NoProgress
+from taigs.schedule import FitConfig, Stage
 from taigs.seeds import cloud_from_volume
 from taigs.views import Grid
 
@@ -74,10 +76,11 @@ def test_a_gaussian_on_the_border_of_tiles_and_of_the_image_equals_the_reference
 def fit(cpu32, renderer, rng):
     """A fit of 100 Gaussians after a step, in memory for 384."""
     gaussians = renderer(form="private")
-    objective = types.SimpleNamespace(gaussians=gaussians, pixel_size=PIXEL_SIZE)
+    objective = InOneSum()
+    objective.gaussians, objective.pixel_size = gaussians, PIXEL_SIZE
     fit = Fit(objective, FitConfig(), np.full(3, 1e3), NoProgress())
     fit.begin(random_cloud(rng, 100, (40, 40, 40)))
-    fit.step = 7
+    fit.at.step = 7
     covariance(gaussians.cloud, gaussians.n_chunks)
     transfer.load_scalars(gaussians.cloud.score, rng.permutation(100).astype(np.float32), 100)
     return fit
@@ -89,7 +92,7 @@ def test_a_densification_that_would_prune_everything_is_refused_with_a_warning(f
     fit.densify(Stage(0.5, 150, 10))
     np.testing.assert_array_equal(read_scalars(fit.gaussians.cloud.raw, 100), before)
     assert fit.gaussians.n == 100
-    assert "step 7: all 100 Gaussians are outside the volume, too wide or too light; none is pruned" in caplog.text
+    assert "step 7: all 100 Gaussians are outside, too wide or too light; none is pruned" in caplog.text
 
 
 def test_beyond_the_memory_the_best_scored_are_split_and_that_is_said_once(fit, caplog):
