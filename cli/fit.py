@@ -70,8 +70,9 @@ def fit(
         raise typer.BadParameter(f"--pixel-size {pixel_size}: expected a positive number")
 
     from taigs import runtime
+    from taigs.identity import identify
     from taigs.io.mrc import read_header
-    from taigs.journal import Journal, identify
+    from taigs.journal import Journal
     from taigs.memory import check_run, fit_memory
     from taigs.progress import make_progress
     from taigs.run_record import RunRecord

@@ -5,9 +5,7 @@ within a long part `Journal.tick` keeps its state from time to time, and `Journa
 neither kept nor restored is computed again, which is why every part has its own random numbers.
 """
 
-import hashlib
 import logging
-import os
 import re
 import shutil
 import signal
@@ -15,10 +13,8 @@ import threading
 import time
 from pathlib import Path
 
-from taigs import __version__
 from taigs.checkpoint import read_checkpoint, write_checkpoint
 from taigs.errors import InputError, RefusedError, ResourceError, StoppedError, TaigsError
-from taigs.io.mrc import existing_file, reading
 from taigs.lock import Lock
 
 log = logging.getLogger("taigs")
@@ -26,8 +22,6 @@ MINUTES = 5.0  # between checkpoints
 WORTH = 0.1  # of that interval: a part that took less is computed again rather than kept
 KEPT = 2  # states of a part
 FAILURES = 3  # checkpoints in a row that cannot be written end the run
-HASHED = 1 << 26  # bytes that a fingerprint covers, shared out among its files, from their beginnings
-UNRELATED = ("output", "overwrite", "resume", "quiet", "debug", "threads", "checkpoint_minutes", "report")
 
 
 class Journal:
@@ -41,7 +35,7 @@ class Journal:
     folder : path, optional
         Without it nothing is kept, and signals do what they usually do.
     identity : dict
-        What the result depends on, by name: see `identify`.
+        What the result depends on, by name: see `taigs.identity`.
     minutes : float
         Between checkpoints.
     resume : bool
@@ -229,44 +223,6 @@ class _Watching:
 
     def close(self):
         self._progress.close()
-
-
-def identify(settings, inputs, backend):
-    """What a result depends on, for `Journal`.
-
-    Parameters
-    ----------
-    settings : dict
-        Options of the command by name. Those without influence on the result are left out; of paths only the
-        name counts, since `inputs` says what they hold.
-    inputs : dict of str to (list of) path
-        Name -> input files.
-    backend : taigs.runtime.Runtime
-    """
-    plain = {
-        name: value.name if isinstance(value, Path) else value if _is_plain(value) else str(value)
-        for name, value in settings.items()
-        if name not in UNRELATED
-    }
-    data = {name: fingerprint(paths) for name, paths in inputs.items() if paths}
-    return {"taigs": __version__, "backend": f"{backend.arch} {backend.precision}"} | plain | data
-
-
-def fingerprint(paths):
-    """Names, sizes and beginnings of files, as a line of text."""
-    paths = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
-    digest, size = hashlib.sha256(), 0
-    for path in paths:
-        with reading(existing_file(path)), open(path, "rb") as file:
-            digest.update(path.name.encode() + b"\0" + file.read(max(1024, HASHED // len(paths))))
-        size += path.stat().st_size
-        digest.update(str(size).encode())
-    name = paths[0].name if len(paths) == 1 else f"{len(paths)} files"
-    return f"{name}, {size} bytes, SHA-256 of beginnings {digest.hexdigest()[:16]}"
-
-
-def _is_plain(value):
-    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _differences(there, here):

@@ -20,8 +20,9 @@ from pathlib import Path
 from taigs import __version__
 from taigs.errors import RefusedError, ResourceError
 from taigs.figures import curves_figure, fsc_figure, power_spectrum_figure, residual_figure
+from taigs.identity import identify
 from taigs.io.mrc import atomic_file
-from taigs.journal import Journal, identify
+from taigs.journal import Journal
 from taigs.run_record import RunRecord, peak_memory, size_in_words
 
 __all__ = [

@@ -8,9 +8,11 @@ import threading
 import numpy as np
 import pytest
 
+from taigs import identity
 from taigs import journal as journals
 from taigs.errors import InputError, RefusedError, ResourceError, StoppedError
-from taigs.journal import Journal, fingerprint, identify
+from taigs.identity import fingerprint, identify
+from taigs.journal import Journal
 from taigs.progress import NoProgress
 
 
@@ -143,7 +145,7 @@ def test_a_run_is_known_by_what_its_result_depends_on(tmp_path, cpu32):
 
 
 def test_a_fingerprint_changes_with_name_size_and_content(tmp_path, monkeypatch):
-    monkeypatch.setattr(journals, "HASHED", 4096)
+    monkeypatch.setattr(identity, "HASHED", 4096)
     files = [tmp_path / name for name in ("a.mrc", "b.mrc")]
     for file in files:
         file.write_bytes(b"x" * 3000)
