@@ -101,6 +101,7 @@ MEASURED = [  # peak of whole commands, MB: default settings, Linux, two process
     (tilt_memory, (61, (256, 256), 32), 617),
     (tilt_memory, (21, (200, 200), 100), 566),
     (spa_memory, (1000, 64), 513),
+    (spa_memory, (1000, 128), 1109),
     (spa_memory, (5000, 128), 1070),
     (fit_memory, ((64, 64, 64),), 211),
     (fit_memory, ((128, 128, 128),), 331),
