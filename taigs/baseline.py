@@ -98,6 +98,8 @@ def align_images(views: Views):
             out[i] = ndimage.affine_transform(
                 np.asarray(image, np.float32), L[::-1, ::-1], start[::-1], order=3, mode="nearest"
             )
+        if not np.isfinite(out[i]).all():
+            raise InputError(f"view {i + 1} has pixels that are not finite; expected numbers; try --mask-nonfinite")
     if worst > np.sin(np.radians(X_TILT_LIMIT_DEG)):
         warnings.warn(
             f"WBP and SIRT neglect the tilt about x of up to {np.degrees(np.arcsin(min(worst, 1))):.1f} "

@@ -16,8 +16,9 @@ from test_gridding import random_views
 
 from taigs import runtime
 from taigs.accumulate import weigh
-from taigs.baseline import TiltGeometry
+from taigs.baseline import TiltGeometry, align_images
 from taigs.cloud import GaussianCloud
+from taigs.demo import simulate_views
 from taigs.device import NOWHERE, float_type, read_scalars, upload
 from taigs.errors import InputError
 from taigs.kernels import transfer
@@ -485,6 +486,13 @@ def test_views_with_poison_are_refused_and_the_view_is_named(rng, name):
     array[1, ...] = NAN
     with pytest.raises(InputError, match=f"views.{name}{'' if name == 'centre' else ' of view 2'} is not finite"):
         replace(views, **{name: array})
+
+
+def test_tilt_images_with_poison_are_refused_and_the_view_is_named(rng):
+    views, _ = simulate_views(Grid((28, 28, 28), 8.0), 5, rng)
+    views.images[3, 7, 9] = NAN
+    with pytest.raises(InputError, match="view 4 has pixels that are not finite"):
+        align_images(views)
 
 
 def test_masses_beyond_float32_are_refused(cpu32, renderer, rng):
