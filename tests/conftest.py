@@ -59,7 +59,16 @@ def pytest_collection_modifyitems(config, items):
     if deselected:
         config.hook.pytest_deselected(items=deselected)
     config.stash[DESELECTED] = reasons
+    if hasattr(config, "workeroutput"):  # a process of pytest-xdist: what is left out is for the main one to tell
+        config.workeroutput["deselected"] = dict(reasons)
     items[:] = sorted(kept, key=backend_order)
+    for item in items:  # the tests of a file share what they compile
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {backend_order(item)}"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    node.config.stash[DESELECTED] = getattr(node, "workeroutput", {}).get("deselected", {})
 
 
 def backend_order(item):
@@ -179,7 +188,8 @@ def volumes(renderers):
 @pytest.fixture
 def rng(request):
     """Random numbers that are the same in every run of a test; the seed is shown if it fails."""
-    seed = int(os.environ.get("TAIGS_SEED") or zlib.crc32(request.node.nodeid.split("/")[-1].encode()))
+    name = request.node.nodeid.split("/")[-1].removesuffix("@" + request.node.get_closest_marker("xdist_group").args[0])
+    seed = int(os.environ.get("TAIGS_SEED") or zlib.crc32(name.encode()))
     print(f"seed {seed} (TAIGS_SEED={seed} repeats it)")
     return np.random.default_rng(seed)
 

@@ -450,14 +450,14 @@ def test_a_damaged_file_gives_tables_or_an_input_error(tmp_path, mutations, is_q
     text = PARTICLES.replace("10.5 ", "'10.5'").encode() if is_quoted else PARTICLES.encode()
     for at, length, new in mutations:
         text = text[:at] + new + text[at + length :]
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         tables = read(tmp_path, text)
     except InputError as error:
         assert str(error).startswith(f"{tmp_path}/particles.star:")
         return
     finally:
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1
     for table in tables.values():
         assert all(len(column) == len(table) for column in table.columns.values())
     write_star(tmp_path / "again.star", tables.values(), overwrite=True)
@@ -466,13 +466,13 @@ def test_a_damaged_file_gives_tables_or_an_input_error(tmp_path, mutations, is_q
 
 @pytest.mark.parametrize("sign", [" ", "'", "' ", '"', "_", "#", "data_", "loop_", "\n"])
 def test_a_long_run_of_one_sign_takes_no_time(tmp_path, sign):
-    start = time.perf_counter()
+    start = time.process_time()
     for text in ("data_\nloop_\n_a{}x\n{}1\n", "data_\n{}_a {}1\n", "{}data_{}x\n_a b\n"):
         try:
             read(tmp_path, text.format(sign * 100_000, sign * 100_000))
         except InputError:
             pass
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_100000_particles_are_read_and_written_fast_and_in_little_memory(tmp_path, rng):
@@ -480,7 +480,7 @@ def test_100000_particles_are_read_and_written_fast_and_in_little_memory(tmp_pat
     columns = {f"rlnNumber{i}": rng.normal(scale=10.0**i, size=n) for i in range(5)}
     columns |= {"rlnImageName": [f"{i % 300 + 1:06d}@Extract/job033/stack_{i // 300:05d}.mrcs" for i in range(n)]}
     particles = Table("particles", columns)
-    start = time.perf_counter()
+    start = time.process_time()
     write_star(tmp_path / "a.star", [particles])
     again = read_star(tmp_path / "a.star")
     numbers = again["particles"].floats("rlnNumber3")
