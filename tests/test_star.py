@@ -484,7 +484,7 @@ def test_100000_particles_are_read_and_written_fast_and_in_little_memory(tmp_pat
     write_star(tmp_path / "a.star", [particles])
     again = read_star(tmp_path / "a.star")
     numbers = again["particles"].floats("rlnNumber3")
-    assert time.perf_counter() - start < 4  # 0.3 s measured
+    assert time.process_time() - start < 4  # 0.3 s measured
     np.testing.assert_allclose(numbers, columns["rlnNumber3"], rtol=5e-6)
     assert content(again) == content([particles])
     tracemalloc.start()
