@@ -161,22 +161,22 @@ def join():
         from mpi4py.util import pkl5
     except (ImportError, RuntimeError) as error:  # RuntimeError: no MPI library
         why = " ".join(str(error).split())
-        _refuse(rank, f'MPI started {size} processes, but mpi4py cannot be used ({why}); try pip install "taigs[mpi]"')
+        message = f'MPI started {size} processes, but mpi4py cannot be used ({why}); try pip install "taigs[mpi]"'
+        _refuse(rank, ResourceError(message))
     comm = pkl5.Intracomm(MPI.COMM_WORLD)
     if comm.Get_size() != size:
         library, found = MPI.Get_library_version().split(",")[0], comm.Get_size()
-        _refuse(rank, f"MPI started {size} processes, but mpi4py's {library} finds {found}; expected one MPI for both")
+        message = f"MPI started {size} processes, but mpi4py's {library} finds {found}; expected one MPI for both"
+        _refuse(rank, ResourceError(message))
+    if any(argv != sys.argv for argv in comm.allgather(sys.argv)):
+        _refuse(rank, InputError(f"MPI started {size} processes with different arguments; expected the same for all"))
     if comm.Get_rank():
         for name in IGNORED:
             if number := getattr(signal, name, None):
                 signal.signal(number, signal.SIG_IGN)
     node = comm.Split_type(MPI.COMM_TYPE_SHARED, comm.Get_rank())
     _choose_device(node.Get_rank())
-    ranks = Ranks(comm, _threads(node.allgather(_processors()), node.Get_rank()))
-    if ranks.broadcast(sys.argv) != sys.argv:
-        with ranks:
-            raise InputError(f"rank {ranks.rank} has other arguments than rank 0; expected one command for all ranks")
-    return ranks
+    return Ranks(comm, _threads(node.allgather(_processors()), node.Get_rank()))
 
 
 def launched():
@@ -189,11 +189,11 @@ def launched():
     return 1, 0
 
 
-def _refuse(rank, message):
-    """Rank 0 says it; if another failed first, launchers would end rank 0 before it could."""
+def _refuse(rank, error):
+    """Raise an error on rank 0; if another failed first, its launcher would end rank 0 before the error is said."""
     if rank:
         sys.exit(0)
-    raise ResourceError(message)
+    raise error
 
 
 def _processors():
