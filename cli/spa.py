@@ -107,6 +107,7 @@ def spa(
     if pixel_size is not None and not 0 < pixel_size < float("inf"):
         raise typer.BadParameter(f"--pixel-size {pixel_size}: expected a positive number")
 
+    from taigs import parallel
     from taigs.errors import Problems
     from taigs.half_maps import read_mask
     from taigs.io.mrc import read_header
@@ -114,9 +115,19 @@ def spa(
     from taigs.report import RunDirectory
     from taigs.symmetry import symmetry_matrices
 
+    ranks = parallel.join()
+    if ranks.rank:
+        with ranks:
+            from taigs import spa_run
+
+            spa_run.assist(ranks, arch.value, threads)
+        return
     inputs = {"particles": particles, "poses": poses, "ctf": ctf, "tomograms": tomograms, "mask": mask}
-    with RunDirectory(output, overwrite, resume, inputs) as directory:
+    with ranks, RunDirectory(output, overwrite, resume, inputs) as directory:
+        if ranks.size > 1 and objective is not Objective.volume:
+            raise typer.BadParameter(f"--objective {objective.value} runs as one process; several need volume")
         if directory.is_done:
+            ranks.broadcast(None)
             print(f"note: {output}: complete already, nothing to resume", file=sys.stderr)
             return
         with warnings.catch_warnings(record=True) as heard:
@@ -144,7 +155,7 @@ def spa(
         from taigs.memory import check_run, spa_memory
         from taigs.progress import make_progress
 
-        started = runtime.init(arch.value, threads=threads)
+        started = runtime.init(arch.value, threads=threads or ranks.threads)
         box = views.image_shape[0]
         check_run(spa_memory(len(views), box), f"{particles}: this run", f"--box-crop {box // 4 * 2}")
         directory.inputs["images"] = views.images.paths
@@ -164,6 +175,7 @@ def spa(
                 notes=warned + notes,
                 title=particles.name,
                 progress=progress,
+                ranks=ranks,
             )
     # A failure is said even with --quiet: nobody should go on with these maps.
     lines = [f"warning: {doubt}" for doubt in verdict.doubts]

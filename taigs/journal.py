@@ -82,21 +82,28 @@ class Journal:
                 "try another folder without --resume"
             )
 
-    def part(self, name, compute):
-        """The value of a part: as an earlier process kept it, or else `compute()`."""
+    def part(self, name, compute, started=None):
+        """The value of a part: as an earlier process kept it, or else `compute()`.
+
+        `started` (of `time.monotonic`) says since when it has been at work, if not since now.
+        """
         if self.folder is None:
             return compute()
-        path = self.folder / f"{_slug(name)}.npz"
+        path = self._path(name)
         if path.exists():
             log.info("resumed: %s as computed before", name)
             return self._read(path)[0]
         self.check()
-        started = time.monotonic()
+        started = time.monotonic() if started is None else started
         value = compute()
         if time.monotonic() - started >= WORTH * self.interval and self._write(path, value):
             for state in self.folder.glob(f"{_slug(name)}[.-]*step-*.npz"):
                 state.unlink()
         return value
+
+    def holds(self, name):
+        """Whether an earlier process kept the value of a part."""
+        return self.folder is not None and self._path(name).exists()
 
     def tick(self, name, step, make_state):
         """After every step of a part: keep its state if it is time to, and stop if that was asked for.
@@ -182,6 +189,9 @@ class Journal:
     def watch(self, progress):
         """A Progress that also stops the run, if asked to, where parts without steps of their own report."""
         return _Watching(self, progress)
+
+    def _path(self, name):
+        return self.folder / f"{_slug(name)}.npz"
 
     def _states(self, name):
         """Newest first."""

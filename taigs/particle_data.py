@@ -1,7 +1,6 @@
 """What the fit of particles needs of its images: half-sets, and for each its Fourier sums, direct map and seeds."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from scipy import fft
@@ -10,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 from taigs.accumulate import accumulate
 from taigs.direct import direct_map
 from taigs.errors import InputError
+from taigs.journal import Journal
 from taigs.shells import shells
 from taigs.volume_objective import VolumeData
 
@@ -41,10 +41,11 @@ class ParticleSet:
     seed: np.ndarray
 
 
-def gather(views, half_sets, operators, contrast, progress, journal):
+def gather(views, half_sets, operators, contrast, progress, journal, ranks):
     """([ParticleSet of half 1, of half 2, of all], whether dense matter is dark), from one pass over the images.
 
     Nothing of a half enters the other's but the sign of the contrast; the padded grids are gone afterwards.
+    Of several ranks, each reads a share of one half; those that do not lead get (None, None).
 
     Raises
     ------
@@ -52,12 +53,20 @@ def gather(views, half_sets, operators, contrast, progress, journal):
         No image has content, or as the reading of images.
     """
     picked = [np.flatnonzero(half_sets == half) for half in (1, 2)]
-    sums = []
-    for half in (0, 1):
-        name = f"reading half {half + 1}"
-        progress.stage(name)
-        compute = partial(accumulate, views, picked[half], operators, progress, journal, name)
-        sums.append(journal.part(name, compute))
+    names = ["reading half 1", "reading half 2"]
+
+    def read(half):
+        own = ranks.share(picked[half])
+        whole = len(own) == len(picked[half])  # what a share adds up to is no state of a half
+        sums = accumulate(views, own, operators, progress, journal if whole else Journal(), names[half])
+        weight = np.array([sums.view_weight])
+        ranks.add_up(sums.grid, sums.power, weight)
+        sums.view_weight = float(weight[0])
+        return sums
+
+    sums = ranks.halves(names, read, progress, journal)
+    if sums is None:
+        return None, None
     progress.stage("direct Fourier maps")
     directs = [direct_map(s) for s in sums]
     if not any(s.power[1:].any() for s in sums):

@@ -9,6 +9,7 @@ import numpy as np
 from taigs.cloud import GaussianCloud
 from taigs.errors import InputError
 from taigs.journal import Journal
+from taigs.parallel import Alone
 from taigs.particle_data import NegatedImages, deal_half_sets, gather
 from taigs.particle_fit import SCHEDULES, ParticleFit, agree, describe
 from taigs.progress import NoProgress
@@ -69,6 +70,7 @@ def reconstruct_particles(
     seed=0,
     progress=None,
     journal=None,
+    ranks=None,
 ):
     """Reconstruct particles with known poses as a cloud of Gaussians.
 
@@ -91,11 +93,14 @@ def reconstruct_particles(
         Same seed, views and version: same bits on the CPU, whatever the number of threads.
     progress : Progress, optional
     journal : Journal, optional
-        Keeps what was computed, and hands it out again.
+        Keeps what was computed, and hands it out again; of several ranks, that of rank 0.
+    ranks : taigs.parallel.Ranks, optional
+        The processes that share the work; each calls this with the same arguments.
 
     Returns
     -------
     ParticleResult
+        None on all ranks but the first.
 
     Raises
     ------
@@ -103,23 +108,26 @@ def reconstruct_particles(
         Images that are not square or not centred at n // 2, or fewer than two views in a half-set.
     """
     _check(views, objective, init, contrast)
-    journal = journal or Journal()
+    journal, ranks = journal or Journal(), ranks or Alone()
     progress = journal.watch(progress or NoProgress())
     # Random numbers of its own for each fit: no half depends on the other.
     *rngs, dealer = (np.random.default_rng([seed, i]) for i in range(4))
     clock = Clock()
     half_sets, own = deal_half_sets(views, dealer)
-    sets, dark = gather(views, half_sets, symmetry_matrices(symmetry), contrast, progress, journal)
+    sets, dark = gather(views, half_sets, symmetry_matrices(symmetry), contrast, progress, journal, ranks)
+    if sets is None:
+        return None
     if dark:
         views = replace(views, images=NegatedImages(views.images))
     clock.lap("reading, gridding and direct Fourier maps")
 
     fitter = ParticleFit(views, objective, init, sets, progress, journal)
-    fits = []
-    for half in (0, 1):
-        name = f"fitting half {half + 1}"
-        progress.stage(name)
-        fits.append(journal.part(name, partial(fitter.run, sets[half], sets[1 - half], rngs[half], name)))
+    names = ["fitting half 1", "fitting half 2"]
+    fits = ranks.leaders().halves(
+        names, lambda half: fitter.run(sets[half], sets[1 - half], rngs[half], names[half]), progress, journal
+    )
+    if ranks.rank:
+        return None
     clock.lap("fits of the halves")
     name = "fitting all particles"
     progress.stage(name)
@@ -149,6 +157,7 @@ def reconstruct_particles(
             "stages (smallest sigma in px: steps), half 2": describe(fits[1].schedule),
             "stages (smallest sigma in px: steps), all particles": describe(schedule),
             "held-out score of the halves (1 - mean ring correlation)": ", ".join(f"{f.score:.4f}" for f in fits),
+            **({"processes (MPI)": ranks.size} if ranks.size > 1 else {}),
         },
         notes=[
             f"Dense matter is {'dark in the images: they were negated' if dark else 'bright in the images'}.",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taigs import fsc_run
+from taigs import fsc_run, runtime
 from taigs.errors import InputError
 from taigs.half_maps import HalfMaps
 from taigs.io.clouds import write_cloud
@@ -80,7 +80,21 @@ def check(views, symmetry):
 
 
 def run_spa(
-    views, directory, *, symmetry, objective, init, contrast, mask, mask_name, bfactor, seed, notes, title, progress
+    views,
+    directory,
+    *,
+    symmetry,
+    objective,
+    init,
+    contrast,
+    mask,
+    mask_name,
+    bfactor,
+    seed,
+    notes,
+    title,
+    progress,
+    ranks,
 ):
     """Reconstruct particles; write maps, half maps, direct Fourier maps, model, FSC curves and report.
 
@@ -101,12 +115,15 @@ def run_spa(
         What was decided while reading, for the report.
     title : str
     progress : Progress
+    ranks : taigs.parallel.Alone or Ranks
+        The others are in `assist`.
 
     Returns
     -------
     Verdict
     """
-    result = reconstruct_particles(views, symmetry, objective, init, contrast, seed, progress, directory.journal)
+    task = ranks.broadcast((views, symmetry, objective, init, contrast, seed))
+    result = reconstruct_particles(*task, progress, directory.journal, ranks)
     pixel_size = views.pixel_size
     for name, volume in result.volumes.items():
         label = DIRECT_LABEL if name.startswith("direct") else LABEL
@@ -129,6 +146,14 @@ def run_spa(
     timings = result.seconds | {"resolution and control of the poses": time.perf_counter() - started}
     write_particle_report(directory, views, result, validation, sharpened, verdict, timings, notes, title)
     return verdict
+
+
+def assist(ranks, arch, threads):
+    """What all ranks but the first do: their share of `reconstruct_particles`, if rank 0 has work for them."""
+    task = ranks.broadcast(None)
+    if task is not None:
+        runtime.init(arch, threads=threads or ranks.threads)
+        reconstruct_particles(*task, ranks=ranks)
 
 
 def validate(views, result: ParticleResult, mask, mask_name, seed, progress):

@@ -7,6 +7,8 @@ are ordered by the backend they ask for. What cannot run here is deselected and 
 import os
 import platform
 import shutil
+import subprocess
+import sys
 import zlib
 from collections import Counter
 from ctypes.util import find_library
@@ -35,11 +37,19 @@ def has_vulkan():
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
+
+def has_mpi():
+    """Whether there are a launcher and mpi4py, with a library of MPI; asked in a process that may fail."""
+    command = [sys.executable, "-c", "from mpi4py import MPI"]
+    return bool(shutil.which("mpirun")) and not subprocess.run(command, capture_output=True).returncode
+
+
 # marker: (whether its tests can run here, why not)
 NEEDS = {
     "shared": (SHARED.is_dir(), "no shared data folder"),
     "vulkan": (has_vulkan(), "no Vulkan loader and driver"),
     "chromium": (CHROMIUM is not None, "no Chromium"),
+    "mpi": (has_mpi(), "no mpirun, or no mpi4py with a library of MPI"),
     "x86": (platform.machine().lower() in ("x86_64", "amd64"), "not an x86 processor"),
 }
 # Bounds checks in every kernel that these fixtures start. Vulkan has none, so that what a GPU runs is then compiled

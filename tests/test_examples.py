@@ -1,9 +1,14 @@
 """The examples run, in processes of their own as a reader would start them, and print what they promise."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -53,3 +58,68 @@ def test_a_phantom_goes_through_the_command_line_and_is_scored(tmp_path):
 def test_phantom_particles_beat_the_direct_map(tmp_path):
     out = run("phantom_particles.py", 400, cwd=tmp_path)
     assert numbers_after("taigs", out)[0] > numbers_after("direct Fourier", out)[0] + 0.1
+
+
+# --- jobs for clusters: with stand-ins for the commands that they start --------------------------------
+
+SLURM = sorted((EXAMPLES / "slurm").glob("*.sh"))
+STANDINS = {
+    # What tilt and srun were asked for; then taigs waits, like a fit, until it is told to stop.
+    "taigs": '#!/bin/bash\necho "$@" > called\n[[ $* == *--resume* ]] && exit 0\n'
+             'trap "exit 143" TERM\ntouch started\nfor _ in {1..200}; do sleep 0.05; done\n',
+    "srun": '#!/bin/bash\necho "$@" > called\n',
+    "scontrol": '#!/bin/bash\necho "$@" > requeued\n',
+}  # fmt: skip
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A function that starts a job in tmp_path."""
+    for name, text in STANDINS.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8"}
+    env = os.environ | slurm | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    return lambda name, *arguments: subprocess.Popen(
+        ["bash", EXAMPLES / "slurm" / name, *arguments], cwd=tmp_path, env=env, start_new_session=True
+    )
+
+
+def checkpoint(run):
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "begun.npz").touch()
+
+
+@pytest.mark.parametrize("script", SLURM, ids=lambda path: path.name)
+def test_jobs_for_clusters_are_sound_shell(script):
+    assert len(SLURM) == 2
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+def test_a_task_of_the_array_passes_the_signal_on_and_is_queued_again_to_resume(tmp_path, job):
+    (tmp_path / "series.txt").write_text("a\nb\nc\n")
+    task = job("tilt_series.sh", "series.txt")
+    for _ in range(500):
+        if (tmp_path / "started").exists():
+            break
+        time.sleep(0.02)
+    task.send_signal(signal.SIGTERM)
+    assert task.wait(timeout=30) == 143
+    assert (tmp_path / "requeued").read_text() == "requeue 7_2\n"
+    called = (tmp_path / "called").read_text().split()
+    assert called[:4] == ["tilt", "b/b.mrc", "--angles", "b/b.tlt"] and "--resume" not in called
+    checkpoint(tmp_path / "b" / "taigs")
+    assert job("tilt_series.sh", "series.txt").wait(timeout=30) == 0
+    assert "--resume" in (tmp_path / "called").read_text()
+
+
+@pytest.mark.parametrize("before, option", [("nothing", None), ("files", "--overwrite"), ("checkpoints", "--resume")])
+def test_the_job_of_particles_goes_on_if_there_is_something_to_go_on_from(tmp_path, job, before, option):
+    if before == "files":
+        (tmp_path / "run").mkdir()
+    if before == "checkpoints":
+        checkpoint(tmp_path / "run")
+    assert job("particles_mpi.sh", "p.star", "run").wait(timeout=30) == 0
+    called = (tmp_path / "called").read_text().split()
+    assert called[:6] == ["--mpi=pmix", "--cpus-per-task=8", "taigs", "spa", "p.star", "-o"]
+    assert called[called.index("5") + 1 :] == ([option] if option else [])

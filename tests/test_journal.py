@@ -42,6 +42,13 @@ def test_a_part_that_took_no_time_is_computed_again(open_journal, checkpoints):
     assert open_journal(resume=True).part("seeds", lambda: 2) == 2
 
 
+def test_a_part_that_another_process_took_long_for_is_kept(open_journal, checkpoints):
+    journal = open_journal(minutes=1)
+    assert not journal.holds("seeds")
+    assert journal.part("seeds", lambda: 1, started=journals.time.monotonic() - 60) == 1
+    assert journal.holds("seeds") and names(checkpoints) == ["begun.npz", "seeds.npz"]
+
+
 def test_states_are_kept_at_intervals_the_last_two_and_go_with_their_part(open_journal, checkpoints):
     journal = open_journal(minutes=0)
     for step in range(8, 12):

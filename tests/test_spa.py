@@ -13,6 +13,7 @@ from taigs.errors import InputError
 from taigs.imaging.ctf import Ctf
 from taigs.journal import Journal
 from taigs.metrics import fsc, mean_fsc
+from taigs.parallel import Alone
 from taigs.particle_data import NegatedImages, deal_half_sets, gather, low_passed, skewness
 from taigs.particle_fit import COARSE_TO_FINE, CONFIG, FEWEST_GAUSSIANS, ParticleFit, agree, describe, stages
 from taigs.phantom import Scene, phantom_particles, phantom_volume
@@ -124,7 +125,7 @@ def assert_same_sets(a, b):
 
 
 def gathered(views=None, contrast="auto", operators=ONE):
-    return gather(views or simulated(), halves(), operators, contrast, NoProgress(), Journal())
+    return gather(views or simulated(), halves(), operators, contrast, NoProgress(), Journal(), Alone())
 
 
 # --- half-sets --------------------------------------------------------------------------------------------
@@ -351,7 +352,7 @@ def test_what_was_done_is_told(run):
 
 def test_halves_are_judged_by_the_images_of_the_other(run):
     result = run()
-    sets, _ = gather(simulated(), result.half_sets, ONE, "auto", NoProgress(), Journal())
+    sets, _ = gather(simulated(), result.half_sets, ONE, "auto", NoProgress(), Journal(), Alone())
     for name, maps in (("taigs", ("half1", "half2")), ("direct Fourier", ("direct_half1", "direct_half2"))):
         curves = [ring_correlation(sets[1 - half].data, result.volumes[maps[half]]) for half in (0, 1)]
         np.testing.assert_allclose(result.agreement[name], np.mean(curves, axis=0), rtol=1e-5, atol=1e-7)

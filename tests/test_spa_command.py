@@ -34,7 +34,7 @@ GRID = Grid((N,) * 3, PIXEL_SIZE, (N // 2,) * 3)
 MAPS = ("map", "half1", "half2", "direct", "direct_half1", "direct_half2")
 FILES = {f"{name}.mrc" for name in (*MAPS, "mask")} | {
     "model.npz", "fsc.csv", "fsc.xml", "postprocess.star", "metrics.csv", "report.html", "run.log", "config.json",
-    "command.txt", "environment.json",
+    "command.txt", "environment.json", "DONE",
 }  # fmt: skip
 KNOWN = {}  # the folder of a run that several tests look at, and what it said
 
