@@ -1,7 +1,5 @@
 """Transforms of arrays in device memory: which passes of kernels/fft.py, in which order, between which buffers."""
 
-from math import prod
-
 import numpy as np
 
 from taigs.device import float_type
@@ -25,28 +23,26 @@ class DeviceFFT:
 
     Parameters
     ----------
-    shape : tuple of int
-        Of the array.
-    size : int, optional
-        Room for so many complex numbers, if that is more.
+    sizes : tuple of int
+        Of the axes that are transformed.
+    size : int
+        Most complex numbers in an array.
 
     Raises
     ------
     InputError
-        A size of `shape` has other prime factors than 2, 3 and 5.
+        A size has other prime factors than 2, 3 and 5.
     ResourceError
         The array is too large for Taichi.
     """
 
-    def __init__(self, shape, size=0):
-        for n in shape:
+    def __init__(self, sizes, size):
+        for n in sizes:
             if factors(n) is None:
                 raise InputError(f"a transform of {n} points; expected a product of 2, 3 and 5; try {next_size(n)}")
-        size = 2 * max(size, prod(shape))
-        check_size(size, "a transform")
-        self.shape = tuple(shape)
-        self.values, self.other = (ti.ndarray(float, size) for _ in range(2))
-        self.tables = {n: _table(n) for n in set(shape)}
+        check_size(2 * size, "a transform")
+        self.values, self.other = (ti.ndarray(float, 2 * size) for _ in range(2))
+        self.tables = {n: _table(n) for n in set(sizes)}
 
     def along(self, n, n_outer, s, sign):
         """Transform values (n_outer, n, s) along the middle axis; sign 1 forward, -1 inverse (not divided by n)."""
@@ -63,31 +59,40 @@ class DeviceFFT:
 
 
 class RealFFT(DeviceFFT):
-    """Transforms over the last `n_axes` axes of real arrays (nz, ny, nx) in fields of pixel vectors, and back."""
+    """Transforms over the last `n_axes` axes, 2 or 3, of real arrays (nz, ny, nx) in fields of pixel vectors, and back.
+
+    Of images, any number up to nz can be transformed.
+    """
 
     def __init__(self, shape, n_axes):
-        nz, ny, self.width = shape
-        self.n_rows, self.n_pairs, self.half = nz * ny, (nz * ny + 1) // 2, self.width // 2 + 1
-        self.axes = [(ny, nz, self.half), (nz, 1, ny * self.half)][: n_axes - 1]
-        super().__init__(shape[3 - n_axes :], max(self.n_pairs * self.width, self.n_rows * self.half))
+        self.shape, self.n_axes, self.half = tuple(shape), n_axes, shape[2] // 2 + 1
+        nz, ny, nx = shape
+        super().__init__(shape[3 - n_axes :], max((nz * ny + 1) // 2 * nx, nz * ny * self.half))
 
-    def forward(self, vectors, blocks):
+    def forward(self, vectors, blocks, nz=None):
         """Transform rows of `blocks` vectors; `values` is (nz, ny, nx // 2 + 1) then."""
-        fft.pack_rows(vectors, self.values, self.n_rows, self.width, blocks)
-        self.along(self.width, self.n_pairs, 1, 1)
-        fft.split_rows(self.values, self.other, self.n_rows, self.width)
+        nz, ny, nx = nz or self.shape[0], *self.shape[1:]
+        fft.pack_rows(vectors, self.values, nz * ny, nx, blocks)
+        self.along(nx, (nz * ny + 1) // 2, 1, 1)
+        fft.split_rows(self.values, self.other, nz * ny, nx)
         self.swap()
-        for axis in self.axes:
+        for axis in self._axes(nz):
             self.along(*axis, 1)
 
-    def inverse(self, vectors, blocks, scale):
+    def inverse(self, vectors, blocks, scale, nz=None):
         """The inverse of `forward`, not divided by the number of points, but times `scale`."""
-        for axis in reversed(self.axes):
+        nz, ny, nx = nz or self.shape[0], *self.shape[1:]
+        for axis in reversed(self._axes(nz)):
             self.along(*axis, -1)
-        fft.join_rows(self.values, self.other, self.n_rows, self.width)
+        fft.join_rows(self.values, self.other, nz * ny, nx)
         self.swap()
-        self.along(self.width, self.n_pairs, 1, -1)
-        fft.unpack_rows(self.values, vectors, self.n_rows, self.width, blocks, scale)
+        self.along(nx, (nz * ny + 1) // 2, 1, -1)
+        fft.unpack_rows(self.values, vectors, nz * ny, nx, blocks, scale)
+
+    def _axes(self, nz):
+        """(n, n_outer, s) of y, and of z in a volume."""
+        ny = self.shape[1]
+        return [(ny, nz, self.half), (nz, 1, ny * self.half)][: self.n_axes - 1]
 
 
 def next_size(n):

@@ -74,7 +74,8 @@ class DeviceForm:
 
     def terms(self, n):
         (_,) = self.voxelizer.draw(n)  # one slab, the volume
-        return self.spectra.compare(self.voxelizer.voxels.slab, self.voxelizer.blocks)
+        slab = self.voxelizer.voxels.slab
+        return self.spectra.compare(slab, slab, self.voxelizer.blocks)
 
     def pull(self, n):
         self.voxelizer.vjp(n)
@@ -93,23 +94,26 @@ class DeviceSpectra:
         self.fft = RealFFT(shape, n_axes)
         self.terms, self.partial = ti.ndarray(float, 3 * self.n), ti.ndarray(float, 2 * PARTS)
 
-    def compare(self, vectors, blocks):
-        """(sum W |T|^2, sum Re conj(B) T) / nx^3; the vectors become the gradient of the form."""
-        self.fft.forward(vectors, blocks)
-        compare_spectra(self.fft.values, self.terms, self.partial, self.n, self.width, self.factor, PARTS)
-        self.fft.inverse(vectors, blocks, self.factor * self.scale)
+    def compare(self, arrays, result, blocks, nz=None):
+        """(sum W |T|^2, sum Re conj(B) T) / nx^3; the vectors `result` become the gradient of the form."""
+        n = self.n if nz is None else self.n // self.fft.shape[0] * nz
+        self.fft.forward(arrays, blocks, nz)
+        compare_spectra(self.fft.values, self.terms, self.partial, n, self.width, self.factor, PARTS)
+        self.fft.inverse(result, blocks, self.factor * self.scale, nz)
         square, cross = self.partial.to_numpy().reshape(PARTS, 2).sum(axis=0, dtype=np.float64)
         return float(square * self.scale), float(cross * self.scale)
 
 
 def quadratic_form(fields, grid, factor):
-    """The form that suits the backend: HostForm on the CPU, DeviceForm on a GPU where the size allows."""
+    """The form that suits the backend and the size."""
     n = grid.shape[0]
-    if runtime.current().is_cpu:
-        return HostForm(fields, grid, factor)
-    if factors(n) is None:
-        log.warning(
-            "transforms of %d voxels have no form on the device: SciPy computes them; try a box of %d", n, next_size(n)
-        )
-        return HostForm(fields, grid, factor)
-    return DeviceForm(fields, grid, factor)
+    if on_device(n):
+        return DeviceForm(fields, grid, factor)
+    if not runtime.current().is_cpu:
+        log.warning("transforms of %d voxels take the way over the CPU; try a box of %d", n, next_size(n))
+    return HostForm(fields, grid, factor)
+
+
+def on_device(n):
+    """Whether transforms of n points are to stay on the device: on a GPU, if it can do them."""
+    return not runtime.current().is_cpu and factors(n) is not None

@@ -59,7 +59,7 @@ def rows(renderers):
 
 def spectra_of(device):
     """(n_rows, half)"""
-    values = device.values.to_numpy()[: 2 * device.n_rows * device.half]
+    values = device.values.to_numpy()[: 2 * device.shape[0] * device.shape[1] * device.half]
     return values.astype(np.float64).view(np.complex128).reshape(-1, device.half)
 
 
