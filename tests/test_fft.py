@@ -13,6 +13,7 @@ from taigs.kernels.fields import image_blocks, vectors
 from taigs.kernels.layout import LAYOUT
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 15, 16, 25, 27, 30, 48, 60, 64, 100, 125, 128)
+ROOM = 4096  # vectors
 SHAPES = [(3, 4, 5), (5, 6, 10), (1, 5, 12), (3, 9, 2), (3, 3, 1), (16, 12, 10)]
 
 
@@ -34,9 +35,12 @@ class Rows:
         self.count = int(np.prod(self.padded)) // LAYOUT.lanes
 
     def write(self, x, padding):
+        """Also NaN into all of the field behind the array."""
         padded = np.full(self.padded, padding, float_type())
         padded[..., : self.shape[2]] = x
-        transfer.load_vectors(self.field, padded.reshape(-1), self.count)
+        whole = np.full(ROOM * LAYOUT.lanes, np.nan, float_type())
+        whole[: padded.size] = padded.reshape(-1)
+        transfer.load_vectors(self.field, whole, ROOM)
 
     def read(self):
         out = np.empty(self.padded, float_type())
@@ -51,7 +55,7 @@ def rows(renderers):
     def get(shape):
         key = ("rows", runtime.generation())
         if key not in renderers:
-            renderers[key] = vectors(4096)
+            renderers[key] = vectors(ROOM)
         return Rows(renderers[key], shape)
 
     return get

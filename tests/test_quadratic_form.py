@@ -1,4 +1,4 @@
-"""The two forms of the volume objective, on the host and on the device: one loss, one gradient."""
+"""The forms of both objectives, on the host and on the device: one loss, one gradient."""
 
 import logging
 
@@ -7,11 +7,14 @@ import pytest
 from gradients import assert_grad_close
 from scenes import PIXEL_SIZE, random_cloud
 from scipy import fft
+from test_volume_objective import mild_ctf, premultiplied, random_views
 
 from taigs import runtime
 from taigs.device import DeviceCloud
 from taigs.errors import ResourceError
+from taigs.image_form import DeviceImages, HostImages
 from taigs.kernels.fields import CloudFields
+from taigs.particle_objective import ParticleObjective
 from taigs.quadratic_form import DeviceForm, HostForm, quadratic_form
 from taigs.render import cloud_gradient
 from taigs.views import Grid
@@ -77,6 +80,41 @@ def test_the_device_form_in_float64_equals_the_host_form(cpu64, objective, rng):
 @pytest.mark.vulkan
 def test_the_device_form_equals_the_host_form_on_vulkan(vulkan, objective, rng):
     assert_forms_agree(objective, rng, 1e-5, 1e-4)
+
+
+def assert_images_agree(renderer, rng, n, kind, of_loss, of_gradient):
+    """With noise beyond the circle, and fewer images than there is room for."""
+    views = random_views(rng, n, 5, images=rng.normal(size=(5, n, n)), **{"ctf": mild_ctf(rng, 5)})
+    views = premultiplied(views) if kind == "premultiplied" else views
+    renderer.set_cloud(random_cloud(rng, 65, (n, n, n)))
+    found = []
+    for form in (HostImages, DeviceImages):
+        objective = ParticleObjective(renderer, views, NoVolume())
+        objective.form = form(renderer, n, views.pixel_size**-2)
+        objective.set_views(np.arange(5), np.linspace(2, 1, n // 2 + 1), np.random.default_rng(0))
+        found.append((objective.loss_and_gradient(np.array([4, 0, 1])), cloud_gradient(renderer.cloud, renderer.n)))
+    (expected, v_expected), (loss, v) = found
+    assert loss == pytest.approx(expected, rel=of_loss)
+    for name, one in v.items():
+        assert_grad_close(one, v_expected[name], of_gradient, name=name)
+
+
+class NoVolume:
+    """In place of a volume objective, where there is no score."""
+
+    held_out_score = score_tolerance = None
+
+
+@pytest.mark.parametrize("n, kind", [(15, "raw"), (20, "raw"), (20, "premultiplied")])
+def test_the_device_form_of_images_in_float64_equals_the_host_form(cpu64, renderer, rng, n, kind):
+    """With an odd number of rows in an image, the last one is transformed with the first of the next image."""
+    assert_images_agree(renderer(n_views=24, shape=(21, 21)), rng, n, kind, 1e-11, 1e-10)
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("n, kind", [(15, "raw"), (20, "premultiplied")])
+def test_the_device_form_of_images_equals_the_host_form_on_vulkan(vulkan, renderer, rng, n, kind):
+    assert_images_agree(renderer(), rng, n, kind, 1e-5, 1e-4)
 
 
 def test_volumes_of_both_forms_are_the_same(cpu64, objective, rng):
