@@ -35,22 +35,23 @@ class HostForm:
         self.shape, self.factor = grid.shape, factor
         self.voxelizer = Voxelizer(fields, grid)
 
-    def load(self, weight, data):
-        """W (n, n, n // 2 + 1) float and B complex, with the volume's first voxel at the origin."""
-        self.weight = weight.astype(float_type())
-        self.linear = fft.irfftn(data, s=self.shape, workers=-1).astype(float_type())
+    def load(self, weight, linear):
+        """W (n, n, n // 2 + 1), and B as the volume (n, n, n) it is the transform of, centred as the cloud's."""
+        self.weight, self.linear = weight.astype(float_type()), linear.astype(float_type())
 
     def terms(self, n):
         """(sum W |T|^2, sum Re conj(B) T) / n^3 of the first n Gaussians."""
         volume = self.voxelizer.add(n, np.zeros(self.shape, float_type()), self.factor)
         product = fft.irfftn(self.weight * fft.rfftn(volume, workers=-1), s=self.shape, workers=-1)
-        self.residual = product - self.linear
-        return float(np.vdot(volume, product)), float(np.vdot(volume, self.linear))
+        square, cross = float(np.vdot(volume, product)), float(np.vdot(volume, self.linear))
+        product -= self.linear
+        product *= self.factor
+        self.v_volume = product
+        return square, cross
 
     def pull(self, n):
         """Gradient of the form where `terms` was last computed, left on the device."""
-        self.residual *= self.factor
-        self.voxelizer.vjp(n, self.residual)
+        self.voxelizer.vjp(n, self.v_volume)
 
 
 class DeviceForm:
@@ -68,8 +69,9 @@ class DeviceForm:
         self.voxelizer = Voxelizer(fields, grid, whole=True)
         self.spectra = DeviceSpectra(grid.shape, 3, factor)
 
-    def load(self, weight, data):
-        terms = np.stack([data.real, data.imag, weight], axis=-1, dtype=float_type(), casting="same_kind")
+    def load(self, weight, linear):
+        data = fft.rfftn(linear, workers=-1)
+        terms = np.stack([data.real, data.imag, weight], axis=-1).astype(float_type(), copy=False)
         self.spectra.terms.from_numpy(terms.reshape(-1))
 
     def terms(self, n):
@@ -110,7 +112,9 @@ def quadratic_form(fields, grid, factor):
     if on_device(n):
         return DeviceForm(fields, grid, factor)
     if not runtime.current().is_cpu:
-        log.warning("transforms of %d voxels take the way over the CPU; try a box of %d", n, next_size(n))
+        log.warning(
+            "a box of %d pixels: its transforms take the way over the CPU, slower; try one of %d", n, next_size(n)
+        )
     return HostForm(fields, grid, factor)
 
 

@@ -92,8 +92,8 @@ class VolumeObjective(InOneSum):
     def set_data(self, fitted, held_out=None):
         """Fit `fitted` from now on, and score by `held_out` (VolumeData)."""
         per_noise = shells(self.n).spread(1 / fitted.noise)
-        data = fft.irfftn(fitted.data * per_noise, s=(self.n,) * 3, workers=-1)
-        self.form.load(fitted.weight * per_noise, fft.rfftn(fft.fftshift(data), workers=-1))
+        linear = fft.irfftn(fitted.data * per_noise, s=(self.n,) * 3, workers=-1)
+        self.form.load(fitted.weight * per_noise, fft.fftshift(linear))
         self.held_out = held_out
 
     def volume(self):
