@@ -133,6 +133,7 @@ def in_circle(n):
 def weigh(views, transforms):
     """(V, n, n/2 + 1, 3) of (w CTF F, w CTF^2); transforms (V, n, n/2 + 1), image centre at index 0."""
     dtype = float_type()
+    runtime.check_size(3 * transforms.size, "the slices of a batch of images")
     slices = np.empty((*transforms.shape, 3), dtype)
     flat = np.ascontiguousarray(transforms).view(transforms.real.dtype).astype(dtype, copy=False).reshape(-1)
     weigh_into(slices.reshape(-1), views, flat)
