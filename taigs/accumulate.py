@@ -132,17 +132,23 @@ def in_circle(n):
 
 def weigh(views, transforms):
     """(V, n, n/2 + 1, 3) of (w CTF F, w CTF^2); transforms (V, n, n/2 + 1), image centre at index 0."""
-    n_views, n, half = transforms.shape
     dtype = float_type()
     runtime.check_size(3 * transforms.size, "the slices of a batch of images")
-    table = np.zeros((n_views, 9))
+    slices = np.empty((*transforms.shape, 3), dtype)
+    flat = np.ascontiguousarray(transforms).view(transforms.real.dtype).astype(dtype, copy=False).reshape(-1)
+    weigh_into(slices.reshape(-1), views, flat)
+    return slices
+
+
+def weigh_into(slices, views, transforms):
+    """`weigh` for flat arrays of NumPy or of the device, which may be larger."""
+    n, dtype = views.image_shape[0], float_type()
+    table = np.zeros((len(views), 9))
     if views.ctf is not None:
         table[:, :8] = views.ctf.coefficients()
         table[:, 8] = np.clip(0.8 + 0.2 * (views.ctf.voltage_kv - 200) / 100, 0.8, 1.0)
-    slices = np.empty((n_views, n, half, 3), dtype)
     weight_slices(
-        np.ascontiguousarray(transforms).view(transforms.real.dtype).astype(dtype, copy=False).reshape(-1),
-        views.shifts.astype(dtype).reshape(-1), table.astype(dtype).reshape(-1), views.weights.astype(dtype),
-        slices.reshape(-1), n_views, n, 1 / (n * views.pixel_size), views.ctf is not None, views.premultiplied,
+        transforms, views.shifts.astype(dtype).reshape(-1), table.astype(dtype).reshape(-1),
+        views.weights.astype(dtype), slices, len(views), n, 1 / (n * views.pixel_size),
+        views.ctf is not None, views.premultiplied,
     )  # fmt: skip
-    return slices

@@ -214,14 +214,14 @@ PLANES_PER_TASK = 4
 
 
 class Voxelizer:
-    """Device memory and launches that turn a cloud into a volume slab by slab, and its gradient."""
+    """Device memory and launches that turn a cloud into a volume slab by slab (`whole`: in one), and its gradient."""
 
-    def __init__(self, fields: CloudFields, grid: Grid, cutoff=4.0):
+    def __init__(self, fields: CloudFields, grid: Grid, cutoff=4.0, whole=False):
         nz, self.height, self.width = grid.shape
         self.blocks = image_blocks(self.width)
         self.grid = grid
         self.fields = fields
-        self.planes = min(nz, max(1, SLAB_VECTORS // (self.height * self.blocks)))
+        self.planes = nz if whole else min(nz, max(1, SLAB_VECTORS // (self.height * self.blocks)))
         self.voxels = VoxelFields(fields.capacity, self.planes, self.height, self.width, cutoff)
         self.voxels.grid.from_numpy(np.array([*grid.lower, grid.voxel_size], float_type()))
 
@@ -235,29 +235,37 @@ class Voxelizer:
         prepare_voxels(self.fields, self.voxels, chunks)
         return chunks
 
-    def add(self, n, volume, weight=1.0):
-        """volume += weight * density of the first n Gaussians, per voxel; volume (nz, ny, nx) float array."""
+    def draw(self, n):
+        """The density of the first n Gaussians, per voxel, into the slab: once for each (z_first, z_last) it yields."""
         self._prepare(n)
-        padded = self.blocks * LAYOUT.lanes
         for z0, z1 in self._slabs():
-            vectors = (z1 - z0) * self.height * self.blocks
-            transfer.fill(self.voxels.slab, vectors, 0.0)
+            transfer.fill(self.voxels.slab, (z1 - z0) * self.height * self.blocks, 0.0)
             tasks = -(-(z1 - z0) // PLANES_PER_TASK) if LAYOUT.lanes > 1 else n
             voxelize_kernel(self.voxels, n, tasks, z0, z1, self.height, self.blocks)
+            yield z0, z1
+
+    def add(self, n, volume, weight=1.0):
+        """volume += weight * density of the first n Gaussians, per voxel; volume (nz, ny, nx) float array."""
+        for z0, z1 in self.draw(n):
+            vectors = (z1 - z0) * self.height * self.blocks
             out = np.empty(vectors * LAYOUT.lanes, float_type())
             transfer.store_vectors(self.voxels.slab, out, vectors)
-            volume[z0:z1] += weight * out.reshape(z1 - z0, self.height, padded)[:, :, : self.width]
+            volume[z0:z1] += weight * out.reshape(z1 - z0, self.height, -1)[:, :, : self.width]
         return volume
 
-    def vjp(self, n, v_volume):
-        """dL/d(raw parameters) into fields.v_raw from dL/dvolume, for the density per voxel."""
+    def vjp(self, n, v_volume=None):
+        """dL/d(raw parameters) into fields.v_raw from dL/dvolume, for the density per voxel.
+
+        Without `v_volume` (nz, ny, nx), dL/dvolume lies in the slab, which is the whole volume.
+        """
         chunks = self._prepare(n)
         for field in (*self.fields.v_pos, *self.fields.v_cov, self.fields.v_mass):
             field.fill(0)
         for z0, z1 in self._slabs():
-            padded = np.zeros((z1 - z0, self.height, self.blocks * LAYOUT.lanes), float_type())
-            padded[:, :, : self.width] = v_volume[z0:z1]
-            transfer.load_vectors(self.voxels.slab, padded.reshape(-1), padded.size // LAYOUT.lanes)
+            if v_volume is not None:
+                padded = np.zeros((z1 - z0, self.height, self.blocks * LAYOUT.lanes), float_type())
+                padded[:, :, : self.width] = v_volume[z0:z1]
+                transfer.load_vectors(self.voxels.slab, padded.reshape(-1), padded.size // LAYOUT.lanes)
             voxelize_vjp_kernel(self.fields, self.voxels, chunks, z0, z1, self.height, self.blocks)
         covariance_vjp(self.fields, chunks)
 

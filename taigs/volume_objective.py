@@ -10,7 +10,7 @@ from taigs.batches import InOneSum
 from taigs.device import DeviceCloud, float_type
 from taigs.direct import inside_sphere, unpad
 from taigs.imaging.fourier import shell_indices
-from taigs.render import Voxelizer
+from taigs.quadratic_form import quadratic_form
 from taigs.shells import shells
 from taigs.views import Grid
 
@@ -87,37 +87,31 @@ class VolumeObjective(InOneSum):
         self.gaussians = gaussians
         self.n = n
         self.pixel_size = pixel_size
-        self.voxelizer = Voxelizer(gaussians.cloud, Grid((n, n, n), pixel_size, (n // 2,) * 3))
+        self.form = quadratic_form(gaussians.cloud, Grid((n, n, n), pixel_size, (n // 2,) * 3), pixel_size**-2)
 
     def set_data(self, fitted, held_out=None):
         """Fit `fitted` from now on, and score by `held_out` (VolumeData)."""
         per_noise = shells(self.n).spread(1 / fitted.noise)
-        dtype = float_type()
-        self.weight = (fitted.weight * per_noise).astype(dtype)
-        data = fitted.data * per_noise
-        self.linear = fft.irfftn(data, s=(self.n,) * 3, workers=-1).astype(dtype)
+        linear = fft.irfftn(fitted.data * per_noise, s=(self.n,) * 3, workers=-1)
+        self.form.load(fitted.weight * per_noise, fft.fftshift(linear))
         self.held_out = held_out
 
     def volume(self):
         """(n, n, n) density of the cloud, image units per voxel."""
         volume = np.zeros((self.n,) * 3, float_type())
-        return self.voxelizer.add(self.gaussians.n, volume, self.pixel_size**-2)
+        return self.form.voxelizer.add(self.gaussians.n, volume, self.pixel_size**-2)
 
     def best_scale(self, cloud):
         """Factor on a cloud's masses under which it fits the data best."""
         self.gaussians.set_cloud(cloud)
-        volume = fft.ifftshift(self.volume())
-        product = fft.irfftn(self.weight * fft.rfftn(volume, workers=-1), s=volume.shape, workers=-1)
-        return float(np.vdot(volume, self.linear) / np.vdot(volume, product))
+        square, cross = self.form.terms(self.gaussians.n)
+        return cross / square
 
     def loss_and_gradient(self):
         """Loss per image coefficient less a constant; the gradient is left on the device."""
-        volume = fft.ifftshift(self.volume())
-        product = fft.irfftn(self.weight * fft.rfftn(volume, workers=-1), s=volume.shape, workers=-1)
-        residual = product - self.linear
-        loss = 0.5 * float(np.vdot(volume, residual - self.linear))
-        self.voxelizer.vjp(self.gaussians.n, fft.fftshift(residual) * self.pixel_size**-2)
-        return loss
+        square, cross = self.form.terms(self.gaussians.n)
+        self.form.pull(self.gaussians.n)
+        return 0.5 * square - cross
 
     def held_out_score(self):
         """1 - mean Fourier ring correlation with the held-out images, shells 1 to Nyquist."""
