@@ -35,6 +35,7 @@ def has_vulkan():
     return bool(driver and find_library("vulkan"))
 
 
+GPU = os.environ.get("TAIGS_GPU", "vulkan")  # or cuda: where the tests marked vulkan run
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -47,7 +48,7 @@ def has_mpi():
 # marker: (whether its tests can run here, why not)
 NEEDS = {
     "shared": (SHARED.is_dir(), "no shared data folder"),
-    "vulkan": (has_vulkan(), "no Vulkan loader and driver"),
+    "vulkan": (GPU != "vulkan" or has_vulkan(), "no Vulkan loader and driver"),
     "chromium": (CHROMIUM is not None, "no Chromium"),
     "mpi": (has_mpi(), "no mpirun, or no mpi4py with a library of MPI"),
     "x86": (platform.machine().lower() in ("x86_64", "amd64"), "not an x86 processor"),
@@ -122,8 +123,8 @@ def cpu64():
 
 @pytest.fixture
 def vulkan():
-    """For tests marked `vulkan`."""
-    return start("vulkan", "float32")
+    """For tests marked `vulkan`; of another GPU's backend if TAIGS_GPU names one."""
+    return start(GPU, "float32")
 
 
 @pytest.fixture(scope="session")
