@@ -105,14 +105,14 @@ def copy(source: ti.types.ndarray(ndim=1), target: ti.types.ndarray(ndim=1), n: 
 def multiply_and_add(values: ti.types.ndarray(ndim=1), n: int, times: int):
     for i in range(n):
         a = values[i]
-        b = a + 1.0
-        c = a + 2.0
-        d = a + 3.0
-        for _ in range(times):
-            a = a * 0.999 + 0.5
-            b = b * 0.999 + 0.5
-            c = c * 0.999 + 0.5
-            d = d * 0.999 + 0.5
+        b = a + 0.1
+        c = a + 0.2
+        d = a + 0.3
+        for _ in range(times):  # a chain that no compiler can shorten
+            a = a * b + 0.3
+            b = b * c + 0.2
+            c = c * d + 0.1
+            d = d * a - 0.1
         values[i] = a + b + c + d
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from taigs.batches import Batches, InBatches
 from taigs.device import float_type
-from taigs.kernels.fields import STRIPS
+from taigs.kernels.layout import LAYOUT
 from taigs.kernels.residual import collect, residual
 from taigs.render import Renderer
 from taigs.views import Views
@@ -127,7 +127,8 @@ class ViewObjective(InBatches):
         return self._statistics(len(picked))
 
     def _statistics(self, n):
-        return self.renderer.images.statistics.to_numpy().astype(np.float64).reshape(-1, STRIPS, 6)[:n].sum(axis=1)
+        statistics = self.renderer.images.statistics.to_numpy().astype(np.float64)
+        return statistics.reshape(-1, LAYOUT.strips, 6)[:n].sum(axis=1)
 
     def _scale(self, picked):
         """Image units per mass on a pixel."""

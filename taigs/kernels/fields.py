@@ -102,13 +102,10 @@ class ImageFields:
         self.residual = vectors(n_views * height * blocks)
         self.target = vectors(n_views * height * blocks)
         self.sums = vectors(6 * n_views * (round_up(max(capacity, 1), LAYOUT.chunk) // LAYOUT.chunk))
-        self.statistics = ti.field(float, shape=(n_views * STRIPS, 6))
+        self.statistics = ti.field(float, shape=(n_views * LAYOUT.strips, 6))
         self.scale = ti.field(float, shape=(n_views, 3))
         self.lane = vectors(1)
         self.lane.from_numpy(np.arange(LAYOUT.lanes, dtype=np.float32)[None])
-
-
-STRIPS = 8  # horizontal strips in which images are compared: the order of sums must not depend on threads
 
 
 def image_blocks(width):

@@ -37,6 +37,11 @@ class Layout:
         return 512 if runtime.current().is_cpu else 1
 
     @property
+    def strips(self):
+        """Horizontal strips in which images are compared: the order of sums must not depend on threads."""
+        return 8 if runtime.current().is_cpu else 256
+
+    @property
     def atomic_block(self):
         """Threads of a GPU block in loops with atomics: Mesa's lavapipe loses some of them in a partly
         filled block of more than one of its subgroups of 8."""

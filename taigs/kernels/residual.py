@@ -3,7 +3,6 @@
 loss = 1/2 sum_v w_v sum_pixels (gain_v model + offset_v - target)^2
 """
 
-from taigs.kernels.fields import STRIPS
 from taigs.kernels.layout import LAYOUT
 from taigs.runtime import ti
 
@@ -20,15 +19,15 @@ def collect(images: ti.template(), n_views: int, n_parts: int, height: int, widt
     # inputs:  images.parts, images.target
     # outputs (overwritten): images.parts (first n_views images), images.statistics (n_views * strips, 6):
     #          sums over pixels of model, model^2, model * target, target, target^2
-    for k in range(LAYOUT.stride * n_views * STRIPS):
+    for k in range(LAYOUT.stride * n_views * LAYOUT.strips):
         if k % LAYOUT.stride == 0:
             task = k // LAYOUT.stride
-            view = task // STRIPS
-            strip = task - view * STRIPS
+            view = task // LAYOUT.strips
+            strip = task - view * LAYOUT.strips
             size = height * blocks
             zero = ti.Vector([0.0] * LAYOUT.lanes)
             s1 = zero; s2 = zero; s3 = zero; s4 = zero; s5 = zero
-            for row in range(strip * height // STRIPS, (strip + 1) * height // STRIPS):
+            for row in range(strip * height // LAYOUT.strips, (strip + 1) * height // LAYOUT.strips):
                 for column in range(blocks):
                     i = view * size + row * blocks + column
                     v = images.parts[i]
@@ -55,14 +54,14 @@ def residual(images: ti.template(), n_views: int, height: int, width: int, block
     """dL/dmodel = w gain (gain model + offset - target), and the loss in column 5 of the statistics."""
     # inputs:  images.parts (summed), images.target, images.scale (n_views, 3): gain, offset, weight
     # outputs (overwritten): images.residual; images.statistics[:, 5]
-    for k in range(LAYOUT.stride * n_views * STRIPS):
+    for k in range(LAYOUT.stride * n_views * LAYOUT.strips):
         if k % LAYOUT.stride == 0:
             task = k // LAYOUT.stride
-            view = task // STRIPS
-            strip = task - view * STRIPS
+            view = task // LAYOUT.strips
+            strip = task - view * LAYOUT.strips
             gain = images.scale[view, 0]; offset = images.scale[view, 1]; weight = images.scale[view, 2]
             loss = ti.Vector([0.0] * LAYOUT.lanes)
-            for row in range(strip * height // STRIPS, (strip + 1) * height // STRIPS):
+            for row in range(strip * height // LAYOUT.strips, (strip + 1) * height // LAYOUT.strips):
                 for column in range(blocks):
                     i = view * height * blocks + row * blocks + column
                     d = (gain * images.parts[i] + offset - images.target[i]) * inside(images, column, width)
