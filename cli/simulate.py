@@ -249,7 +249,7 @@ def _run(context, source, pixel_size, reading, relion_centre, plan, check, run):
 
         from taigs import runtime
 
-        started = runtime.init(options["arch"].value, threads=options["threads"])
+        started = runtime.init(Arch(options["arch"]).value, threads=options["threads"])
         directory.begin(sys.argv, options, started)
         with contextlib.closing(make_progress(options["quiet"])) as progress:
             run(found.cloud, plan, directory, progress, found.frame)
