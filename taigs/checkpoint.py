@@ -6,25 +6,17 @@ are looked up among those that this program marked as `storable`.
 """
 
 import json
-import zipfile
-import zlib
 from dataclasses import fields, is_dataclass
 
 import numpy as np
 
 from taigs import __version__
 from taigs.errors import InputError
-from taigs.io.mrc import atomic_file, reading
+from taigs.io.mrc import atomic_file
+from taigs.io.npy import read_npz
 
 FORMAT = "taigs-checkpoint"
 VERSION = 1
-LARGEST_HEADER = 1 << 28  # bytes
-
-# What zipfile, json and NumPy raise on bytes that are not what they should be.
-BROKEN = (
-    zipfile.BadZipFile, KeyError, IndexError, TypeError, ValueError, AttributeError, EOFError, MemoryError,
-    NotImplementedError, RecursionError, zlib.error,
-)  # fmt: skip
 
 _storable = {}
 
@@ -74,71 +66,24 @@ def read_checkpoint(path):
     InputError
         Truncated, damaged, not a checkpoint, of a newer version, or made to harm.
     """
-    with reading(path), open(path, "rb") as file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                header = _header(path, archive, file.seek(0, 2))
-                arrays = {name: _array(path, archive, name, *header["arrays"][name]) for name in header["arrays"]}
-            return _decode(header["tree"], arrays), header["identity"]
-        except zipfile.BadZipFile as error:
-            raise _damaged(path, str(error)) from None
-        except (
-            KeyError,
-            IndexError,
-            TypeError,
-            ValueError,
-            EOFError,
-            MemoryError,
-            NotImplementedError,
-            zlib.error,
-        ) as e:
-            raise _damaged(path, f"{type(e).__name__}: {e}") from None
-
-
-def _header(path, archive, file_size):
-    """The header, once the archive's directory makes sense: nothing is read before that."""
-    members = {info.filename: info for info in archive.infolist()}
-    for info in members.values():
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size > file_size:
-            raise _damaged(path, f"{info.filename} is compressed or larger than the file")
-    if "header.npy" not in members or members["header.npy"].file_size > LARGEST_HEADER:
-        raise InputError(f"{path}: not a checkpoint of taigs; expected one that taigs wrote")
-    size = members["header.npy"].file_size
-    with archive.open("header.npy") as member:
-        dtype, shape, _ = _npy_header(member)
-        if dtype != np.uint8 or len(shape) != 1 or shape[0] > size:
-            raise _damaged(path, "its header is not text")
-        header = json.loads(member.read())
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise InputError(f"{path}: not a checkpoint of taigs; expected one that taigs wrote")
-    if header["version"] > VERSION:
-        raise InputError(f"{path}: checkpoint version {header['version']}; expected {VERSION}; try a newer taigs")
-    if {f"{name}.npy" for name in header["arrays"]} | {"header.npy"} != set(members):
-        raise _damaged(path, "its arrays are not those that its header names")
-    return header
-
-
-def _array(path, archive, name, dtype, shape):
-    info = archive.getinfo(f"{name}.npy")
-    with archive.open(info) as member:
-        found, found_shape, fortran = _npy_header(member)
-        n_bytes = int(np.prod(found_shape, dtype=object)) * found.itemsize
-        if found.hasobject or found.str != dtype or list(found_shape) != shape:
-            raise _damaged(path, f"{name} is {found.str} {found_shape}, the header says {dtype} {tuple(shape)}")
-        if n_bytes != info.file_size - member.tell():
-            raise _damaged(path, f"{name} claims {n_bytes} bytes, and has {info.file_size - member.tell()}")
-        array = np.frombuffer(bytearray(member.read()), found).reshape(found_shape, order="F" if fortran else "C")
-    if array.dtype.kind in "fc" and not np.isfinite(array).all():
-        raise _damaged(path, f"{name} has non-finite values")
-    return array
-
-
-def _npy_header(member):
-    """(dtype, shape, whether in Fortran's order) at the start of a .npy member."""
-    version = np.lib.format.read_magic(member)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(member)
-    return dtype, shape, fortran
+    arrays = read_npz(path)
+    try:
+        header = json.loads(bytes(arrays.pop("header")))
+        if header["format"] != FORMAT:
+            raise KeyError(FORMAT)
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise InputError(f"{path}: not a checkpoint of taigs; expected one that taigs wrote") from None
+    try:
+        if header["version"] > VERSION:
+            raise InputError(f"{path}: checkpoint version {header['version']}; expected {VERSION}; try a newer taigs")
+        if {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()} != header["arrays"]:
+            raise _damaged(path, "its arrays are not those that its header names")
+        for name, array in arrays.items():
+            if array.dtype.kind in "fc" and not np.isfinite(array).all():
+                raise _damaged(path, f"{name} has non-finite values")
+        return _decode(header["tree"], {name: array.copy() for name, array in arrays.items()}), header["identity"]
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from None
 
 
 def _damaged(path, why):

@@ -1,14 +1,13 @@
 """held_out.npz: the views that a tilt series' fit did not see, and what each method made of them from the others."""
 
 import json
-import zipfile
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from taigs.errors import InputError
-from taigs.io.mrc import atomic_file, existing_file, reading
+from taigs.io.mrc import atomic_file
+from taigs.io.npy import read_npz
 
 FORMAT = "taigs-held-out"
 VERSION = 1
@@ -124,17 +123,15 @@ def read_held_out(path):
     InputError
         Not such a file, damaged, or written by a newer version.
     """
-    path = existing_file(path)
+    arrays = read_npz(path)
     try:
-        with reading(path), open(path, "rb") as opened:
-            file = np.load(opened, allow_pickle=False)
-            header = json.loads(bytes(file["header"]))
-            if header["format"] != FORMAT:
-                raise ValueError(f'format "{header["format"]}"')
-            if header["version"] > VERSION:
-                raise InputError(f"{path}: version {header['version']}; expected {VERSION}; try a newer taigs")
-            found = HeldOut(tuple(header["methods"]), *(file[name] for name in ARRAYS))
-    except (KeyError, IndexError, TypeError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        header = json.loads(bytes(arrays["header"]))
+        if header["format"] != FORMAT:
+            raise ValueError(f'format "{header["format"]}"')
+        if header["version"] > VERSION:
+            raise InputError(f"{path}: version {header['version']}; expected {VERSION}; try a newer taigs")
+        found = HeldOut(tuple(header["methods"]), *(arrays[name].copy() for name in ARRAYS))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable ({error}); expected held_out.npz of taigs tilt") from None
     n, images = len(found.numbers), found.measured.shape
     shapes = [getattr(found, name).shape for name in ARRAYS]

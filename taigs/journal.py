@@ -69,12 +69,12 @@ class Journal:
             raise
 
     def _check_identity(self):
-        try:
-            _, found = read_checkpoint(self.folder / "begun.npz")
-        except ResourceError:
+        begun = self.folder / "begun.npz"
+        if not begun.exists():
             raise InputError(
                 f"{self.folder}: no checkpoints; expected those of a run that was stopped; try without --resume"
-            ) from None
+            )
+        _, found = read_checkpoint(begun)
         if differences := list(_differences(found, self.identity)):
             lines = "".join(f"\n  {line}" for line in differences)
             raise RefusedError(

@@ -15,7 +15,7 @@ import pytest
 
 from taigs.checkpoint import FORMAT, read_checkpoint, storable, write_checkpoint
 from taigs.cloud import GaussianCloud
-from taigs.errors import InputError, ResourceError
+from taigs.errors import InputError
 from taigs.schedule import FitResult, Place, Stage
 
 IDENTITY = {"seed": 3, "data": "ts.mrc, 12 bytes"}
@@ -100,23 +100,23 @@ BAD = {
     "of another program": ({"x.npy": npy(np.zeros(3))}, "not a checkpoint of taigs"),
     "of another format": ({"header.npy": header(format="x"), "a0.npy": npy(np.arange(3.0))}, "not a checkpoint"),
     "newer": ({**GOOD, "header.npy": header(version=2)}, "version 2; expected 1; try a newer taigs"),
-    "with a pickle": ({**GOOD, "a0.npy": npy(np.array([os.system, 1, 2], object))}, "a0 is"),
-    "with another shape": ({**GOOD, "a0.npy": npy(np.arange(4.0))}, "a0 is"),
-    "with another type": ({**GOOD, "a0.npy": npy(np.arange(3))}, "a0 is"),
+    "with a pickle": ({**GOOD, "a0.npy": npy(np.array([os.system, 1, 2], object))}, "holds Python objects"),
+    "with another shape": ({**GOOD, "a0.npy": npy(np.arange(4.0))}, "arrays are not those"),
+    "with another type": ({**GOOD, "a0.npy": npy(np.arange(3))}, "arrays are not those"),
     "claiming 8 TB": (
         {"header.npy": header(arrays={"a0": ["<f8", [2**40]]}), "a0.npy": lying((2**40,))},
-        "a0 claims 8796093022208 bytes",
+        "8,796,093,022,208 bytes, the file has 24",
     ),
     "with an overflowing size": (
         {"header.npy": header(arrays={"a0": ["<f8", [2**40, 2**40]]}), "a0.npy": lying((2**40, 2**40))},
-        "a0 claims",
+        "bytes, the file has 24",
     ),
     "with NaN": ({**GOOD, "a0.npy": npy([0.0, np.nan, 1.0])}, "a0 has non-finite values"),
     "with more than it says": ({**GOOD, "b.npy": npy(np.zeros(3))}, "arrays are not those"),
     "with less than it says": ({"header.npy": header()}, "arrays are not those"),
     "of an unknown class": ({**GOOD, "header.npy": header(tree={"class": "Path", "fields": {}})}, "KeyError"),
-    "with text for an array": ({**GOOD, "a0.npy": b"nothing of the kind"}, "damaged"),
-    "with a broken header": ({**GOOD, "header.npy": npy(np.frombuffer(b"{", np.uint8))}, "JSONDecodeError"),
+    "with text for an array": ({**GOOD, "a0.npy": b"nothing of the kind"}, "no plain array"),
+    "with a broken header": ({**GOOD, "header.npy": npy(np.frombuffer(b"{", np.uint8))}, "not a checkpoint"),
 }
 
 
@@ -137,7 +137,7 @@ def test_a_compressed_bomb_is_refused_before_it_is_unpacked(tmp_path):
     zeros = npy(np.zeros(1 << 24))
     archive(tmp_path / "c.npz", {**GOOD, "a0.npy": zeros}, zipfile.ZIP_DEFLATED)
     assert (tmp_path / "c.npz").stat().st_size < len(zeros) / 100
-    with pytest.raises(InputError, match="compressed or larger than the file"):
+    with pytest.raises(InputError, match="would unpack to more than it is"):
         read_checkpoint(tmp_path / "c.npz")
 
 
@@ -163,8 +163,8 @@ def test_every_truncation_and_every_flipped_bit_is_noticed(tmp_path, rng):
         assert identity == IDENTITY and same(found, {"a": np.arange(40.0), "b": [1, 2]})
 
 
-def test_a_missing_checkpoint_is_an_error_of_the_system(tmp_path):
-    with pytest.raises(ResourceError, match="No such file"):
+def test_a_missing_checkpoint_is_said(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
         read_checkpoint(tmp_path / "none.npz")
 
 

@@ -190,11 +190,13 @@ def test_50_a_damaged_checkpoint_is_never_a_silent_new_beginning(fitted, tmp_pat
     whole = newest.read_bytes()
     newest.write_bytes(whole[: len(whole) // 2])
     refusal = run([*arguments, "--resume"], folder)
-    assert refusal.code == 3 and f"{newest.name}: damaged checkpoint" in refusal.stderr, refusal.stderr
+    assert refusal.code == 3 and f"{newest.name}: a damaged archive" in refusal.stderr, refusal.stderr
     assert newest.read_bytes() == whole[: len(whole) // 2], "it may be of use to who looks into it"
     older = newest.with_name(newest.name.split(".step-")[0] + ".step-00000000.npz")
     older.write_bytes(whole)
-    accepted([*arguments, "--resume"], folder, f"warning: .*{newest.name}: damaged.*going on from {older.name}")
+    accepted(
+        [*arguments, "--resume"], folder, f"warning: .*{newest.name}: a damaged archive.*going on from {older.name}"
+    )
     assert (tmp_path / "m.npz").read_bytes() == expected
 
 

@@ -92,17 +92,22 @@ def test_a_damaged_state_gives_way_to_the_one_before_and_is_kept(open_journal, c
     newest.write_bytes(newest.read_bytes()[:-7])
     with caplog.at_level(logging.WARNING):
         assert open_journal(resume=True).restore("fit") == 1
-    assert "fit.step-00000002.npz: damaged" in caplog.text and "going on from fit.step-00000001.npz" in caplog.text
+    assert (
+        "fit.step-00000002.npz: a damaged archive" in caplog.text
+        and "going on from fit.step-00000001.npz" in caplog.text
+    )
     assert newest.exists()
 
 
 def test_a_part_is_not_begun_again_in_silence(open_journal, checkpoints):
     open_journal(minutes=0).tick("fit", 2, dict)
     (checkpoints / "fit.step-00000002.npz").write_bytes(b"")
-    with pytest.raises(InputError, match=r"fit.step-00000002.npz: damaged.*remove the checkpoints of this part"):
+    with pytest.raises(
+        InputError, match=r"fit.step-00000002.npz: a damaged archive.*remove the checkpoints of this part"
+    ):
         open_journal(resume=True).restore("fit")
     (checkpoints / "seeds.npz").write_bytes(b"PK")
-    with pytest.raises(InputError, match=r"seeds\.npz: damaged"):
+    with pytest.raises(InputError, match=r"seeds\.npz: a damaged archive"):
         open_journal(resume=True).part("seeds", dict)
 
 
