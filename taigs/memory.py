@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 from taigs.errors import ResourceError
+from taigs.io.clouds import BYTES_PER_GAUSSIAN
+from taigs.schedule import SHARE_OF_VOXELS, FitConfig, tilt_stages
 
 try:
     import resource
@@ -118,13 +120,10 @@ FIT_VOXEL = 60  # the map, the cloud's, their difference, and their transforms
 
 def tilt_memory(n_views, image_shape, thickness=None):
     """Bytes that `taigs tilt` needs for so many images (H, W) and a thickness, in pixels as they are fitted."""
-    from taigs.schedule import FitConfig
-    from taigs.tilt import FLOORS_PX, GAUSSIANS, GROWTH, VOXELS_PER_GAUSSIAN
-
     height, width = image_shape
     pixels = height * width
     voxels = pixels * (thickness or max(1, min(image_shape) // 2))
-    gaussians = min(max(voxels / VOXELS_PER_GAUSSIAN, GAUSSIANS[0]), GAUSSIANS[1]) * GROWTH ** (len(FLOORS_PX) - 1)
+    gaussians = tilt_stages((voxels,), 1)[-1].n_gaussians
     batch = FitConfig.batch
     cloud = gaussians * (2 * FIELDS + batch * DRAWN + 2 * VOXELISED)
     copies = TILT_IMAGES * n_views * pixels + TILT_VOLUMES * voxels + 3 * batch * pixels
@@ -138,9 +137,7 @@ def spa_memory(n_views, box):
 
 def fit_memory(shape, gaussians=None, megabytes=None):
     """Bytes that `taigs fit` needs for a map (nz, ny, nx) and a budget, if one is given."""
-    from taigs.volume_fit import BYTES_PER_GAUSSIAN, SHARE
-
     voxels = math.prod(shape)
-    largest = SHARE * 4 * voxels if megabytes is None else 1e6 * megabytes
+    largest = SHARE_OF_VOXELS * 4 * voxels if megabytes is None else 1e6 * megabytes
     gaussians = gaussians or largest / BYTES_PER_GAUSSIAN
     return STARTED + FIT_VOXEL * voxels + (FIELDS + VOXELISED) * gaussians

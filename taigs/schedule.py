@@ -7,6 +7,14 @@ from taigs.checkpoint import storable
 from taigs.cloud import GaussianCloud
 from taigs.errors import InputError
 
+SHARE_OF_VOXELS = 0.2  # of the bytes of a map: the budget of its model unless one is given
+# Of a tomogram: floors of the stages (the later one is kept only if the held-out views gain by it), voxels for each
+# Gaussian of the first, fewest and most of these, and the growth of the cloud from stage to stage.
+TILT_FLOORS_PX = (0.65, 0.46)
+VOXELS_PER_GAUSSIAN = 60
+GAUSSIANS = (2000, 400_000)
+GROWTH = 1.4
+
 
 @storable
 @dataclass(frozen=True)
@@ -38,6 +46,12 @@ class Stage:
         if self.last_rate is None:
             return self.rate
         return self.last_rate + (self.rate - self.last_rate) * (1 + math.cos(math.pi * taken / self.steps)) / 2
+
+
+def tilt_stages(shape, steps):
+    """Stages of a tomogram of (nz, ny, nx) voxels, of so many steps at most each."""
+    n = int(min(max(math.prod(shape) / VOXELS_PER_GAUSSIAN, GAUSSIANS[0]), GAUSSIANS[1]))
+    return [Stage(floor, int(n * GROWTH**i), steps) for i, floor in enumerate(TILT_FLOORS_PX)]
 
 
 @dataclass(frozen=True)

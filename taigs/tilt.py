@@ -14,18 +14,11 @@ from taigs.journal import Journal
 from taigs.objectives import ViewObjective
 from taigs.progress import NoProgress
 from taigs.render import Renderer, voxelize
-from taigs.schedule import FitConfig, Stage
+from taigs.schedule import FitConfig, tilt_stages
 from taigs.tilt_seeds import WIDEST, make_seed, project_volume
 from taigs.views import Grid, Views
 
-VOXELS_PER_GAUSSIAN = 60
-GROWTH = 1.4  # of the cloud from stage to stage
 BOUNDS = 1.2  # of the volume's height and thickness, beyond which Gaussians are pruned
-GAUSSIANS = (2000, 400_000)  # fewest and most at the first stage
-FLOORS_PX = (
-    0.65,
-    0.46,
-)  # smallest sigma of the stages; a stage is kept only if the held-out views gain by it
 STEPS = 50  # most steps of a stage
 BLURS_PX = np.arange(0, 1.01, 0.1)
 
@@ -113,9 +106,8 @@ def reconstruct_tilt_series(views: Views, thickness=None, signed=False, seed=0, 
     thickness = max(1, min(height, width) // 2) if thickness is None else thickness
     grid = Grid((thickness, height, width), views.pixel_size)
     rng, again = (np.random.default_rng([seed, i]) for i in range(2))  # for either fit
-    n = int(np.clip(np.prod(grid.shape, dtype=float) / VOXELS_PER_GAUSSIAN, *GAUSSIANS))
-    stages = [Stage(floor, int(n * GROWTH**i), STEPS) for i, floor in enumerate(FLOORS_PX)]
-    sigma = FLOORS_PX[0] * views.pixel_size
+    stages = tilt_stages(grid.shape, STEPS)
+    n, sigma = stages[0].n_gaussians, stages[0].floor_px * views.pixel_size
     held_out = held_out_views(views.tilt_angles)
     train = np.setdiff1d(np.arange(len(views)), held_out)
     config = FitConfig()

@@ -14,11 +14,12 @@ from taigs.cloud import GaussianCloud
 from taigs.device import DeviceCloud, float_type
 from taigs.errors import InputError
 from taigs.fit import Fit
+from taigs.io.clouds import BYTES_BESIDES, BYTES_PER_GAUSSIAN
 from taigs.journal import Journal
 from taigs.metrics import first_crossing, ncc, transform_fsc
 from taigs.progress import NoProgress
 from taigs.render import Voxelizer
-from taigs.schedule import FitConfig, Stage
+from taigs.schedule import SHARE_OF_VOXELS, FitConfig, Stage
 from taigs.seeds import cloud_from_volume
 from taigs.views import Grid
 
@@ -33,8 +34,6 @@ VOXELS_PER_SEED = 20  # of the first level, in voxels of the participation volum
 SEED_SIGMA = 0.5  # of the distance between seeds
 SEED_SIGMA_PX = 0.65  # smallest
 DEFAULT_CC = 0.99
-SHARE = 0.2  # of the voxels' bytes: the budget unless one is given
-BYTES_PER_GAUSSIAN, BYTES_BESIDES = 44, 2000  # of model.npz: 11 float32 numbers each, and headers
 GAIN = 0.05  # of what is missing in the CC: what twice the Gaussians must bring
 FINER = 0.01  # or by how much finer they must reach
 
@@ -245,7 +244,7 @@ def _check_settings(grid, cc, resolution, gaussians, megabytes):
 
 def _budget(gaussians, megabytes, n_voxel_bytes, extent):
     if gaussians is None and megabytes is None:  # more Gaussians than voxels that count are never needed
-        return int(max(1, min((SHARE * n_voxel_bytes - BYTES_BESIDES) / BYTES_PER_GAUSSIAN, extent)))
+        return int(max(1, min((SHARE_OF_VOXELS * n_voxel_bytes - BYTES_BESIDES) / BYTES_PER_GAUSSIAN, extent)))
     budget = math.inf if megabytes is None else (megabytes * 1e6 - BYTES_BESIDES) / BYTES_PER_GAUSSIAN
     if budget < 1:
         raise InputError(f"{megabytes:g} MB hold no Gaussian; expected at least 0.003")

@@ -166,7 +166,7 @@ def newer(run):
         (
             "run",
             lambda run: (run / "held_out.npz").write_bytes(b"PK\x03\x04"),
-            "held_out.npz: (not readable|a damaged archive)",
+            "held_out.npz: a damaged archive",
         ),
         ("run", lambda run: damage(run / "held_out.npz", numbers=[1, 2, 3]), "the file is damaged"),
         ("run", newer, "version 9; expected 1; try a newer taigs"),

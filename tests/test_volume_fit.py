@@ -9,13 +9,12 @@ from scenes import PIXEL_SIZE, random_cloud
 from taigs import runtime
 from taigs.device import DeviceCloud, float_type, raw_parameters, read_scalars
 from taigs.errors import InputError
+from taigs.io.clouds import BYTES_BESIDES, BYTES_PER_GAUSSIAN
 from taigs.kernels import transfer
 from taigs.metrics import ncc
 from taigs.render import Voxelizer
 from taigs.views import Grid
 from taigs.volume_fit import (
-    BYTES_BESIDES,
-    BYTES_PER_GAUSSIAN,
     CONFIG,
     Fidelity,
     TargetObjective,

@@ -14,6 +14,7 @@ from taigs.views import Grid
 
 FORMAT = "taigs-model"
 VERSION = 1
+BYTES_PER_GAUSSIAN, BYTES_BESIDES = 44, 2000  # of a file: 11 float32 numbers each, and headers
 ARRAYS = ("positions", "log_sigmas", "quaternions", "masses")
 UNITS = ("per A", "per voxel")
 # Beyond these, products of single precision overflow; nothing in a microscope comes near them.
