@@ -110,6 +110,8 @@ def _compared_with_the_stack(run, held_out):
 
 
 def _evaluate_particles(run, progress):
+    from taigs.journal import Journal
+    from taigs.parallel import Alone
     from taigs.particle_data import deal_half_sets, gather
     from taigs.pose_control import control_poses
     from taigs.progress import NoProgress
@@ -124,7 +126,8 @@ def _evaluate_particles(run, progress):
         for name, prefix in (("taigs", ""), ("direct Fourier", "direct_"))
     }
     half_sets, own = deal_half_sets(views, np.random.default_rng([seed, 3]))  # as `reconstruct_particles`
-    sets, _ = gather(views, half_sets, symmetry_matrices(symmetry), contrast, progress or NoProgress())
+    operators = symmetry_matrices(symmetry)
+    sets, _ = gather(views, half_sets, operators, contrast, progress or NoProgress(), Journal(), Alone())
     rings = {
         name: np.mean([ring_correlation(sets[1 - half].data, pair[half]) for half in (0, 1)], axis=0)
         for name, pair in maps.items()
