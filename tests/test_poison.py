@@ -264,7 +264,7 @@ def test_poison_in_an_image_stays_with_its_view(started, renderer, rng, form):
         r.forward()
         collect(r.images, 3, r.n_parts, r.height, r.width, r.blocks)
         residual(r.images, 3, r.height, r.width, r.blocks)
-        return r.images.statistics.to_numpy().reshape(-1, 8, 6)[:3]
+        return r.images.statistics.to_numpy().reshape(-1, LAYOUT.strips, 6)[:3]
 
     expected = sums(targets, scale)
     assert np.isfinite(expected).all()
