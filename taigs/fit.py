@@ -93,7 +93,7 @@ class Fit:
         """Go on where the journal says that this fit stood, if it does."""
         if (kept := self.journal.restore(self.part)) is not None:
             self.set_state(kept)
-        self.good = self.state()
+            self.good = kept  # otherwise the first stage begins with one
 
     def enter(self, stage):
         """Give the cloud the size of a stage, once."""
