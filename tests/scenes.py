@@ -10,8 +10,15 @@ from scipy.spatial.transform import Rotation
 from taigs.cloud import GaussianCloud
 from taigs.device import read_scalars
 from taigs.render import cloud_gradient
+from taigs.runtime import ti
 
 PIXEL_SIZE = 1.3  # A; not 1, so that a forgotten factor shows
+
+
+@ti.kernel
+def load_scalars(field: ti.template(), array: ti.types.ndarray(ndim=1), n: int):
+    for i in range(n):
+        field[i] = array[i]
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scenes import draw, random_cloud, random_scene
+from scenes import draw, load_scalars, random_cloud, random_scene
 
 from taigs import runtime
 from taigs.device import download, read_scalars, upload
 from taigs.errors import InputError
-from taigs.kernels import transfer
 from taigs.kernels.covariance import covariance
 from taigs.kernels.densify import (
     EMPTY,
@@ -46,7 +45,7 @@ def fields_of(cloud, capacity=CAPACITY):
 def write(scalars, values):
     dtype = np.dtype(runtime.current().precision)
     for field, row in zip(scalars, values, strict=True):
-        transfer.load_scalars(field, np.ascontiguousarray(row, dtype), len(row))
+        load_scalars(field, np.ascontiguousarray(row, dtype), len(row))
 
 
 def act(fields, n, split=(), limit=CAPACITY, mass_min=0.0, ceiling=50.0, bounds=ANYWHERE, floor=-50.0):

@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 import reference
-from scenes import PIXEL_SIZE, Scene, draw, random_cloud, random_scene, random_views
+from scenes import PIXEL_SIZE, Scene, draw, load_scalars, random_cloud, random_scene, random_views
 
 from taigs import memory, runtime
 from taigs.batches import InOneSum
@@ -14,7 +14,7 @@ from taigs.cloud import GaussianCloud
 from taigs.device import read_scalars
 from taigs.errors import InputError, ResourceError
 from taigs.fit import Fit
-from taigs.kernels import backproject, fields, tiles, transfer
+from taigs.kernels import backproject, fields, tiles
 from taigs.kernels.backproject import TiltFields
 from taigs.kernels.covariance import covariance
 from taigs.kernels.fields import CloudFields, EllipseFields, ImageFields, VoxelFields
@@ -82,7 +82,7 @@ def fit(cpu32, renderer, rng):
     fit.begin(random_cloud(rng, 100, (40, 40, 40)))
     fit.at.step = 7
     covariance(gaussians.cloud, gaussians.n_chunks)
-    transfer.load_scalars(gaussians.cloud.score, rng.permutation(100).astype(np.float32), 100)
+    load_scalars(gaussians.cloud.score, rng.permutation(100).astype(np.float32), 100)
     return fit
 
 

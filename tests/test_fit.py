@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 from gradients import assert_grad_close, central_difference
-from scenes import PIXEL_SIZE, gradient, random_cloud
+from scenes import PIXEL_SIZE, gradient, load_scalars, random_cloud
 
 from taigs import runtime
 from taigs.cloud import GaussianCloud
@@ -14,7 +14,6 @@ from taigs.device import raw_parameters, read_scalars
 from taigs.errors import InputError, NumericalError
 from taigs.fit import Fit
 from taigs.geometry import tilt_rotation
-from taigs.kernels import transfer
 from taigs.objectives import GAIN_RANGE, ViewObjective
 from taigs.progress import NoProgress
 from taigs.schedule import FitConfig, Stage
@@ -168,7 +167,7 @@ def test_the_gradient_is_that_of_the_loss_plus_the_price_of_mass(problem, signed
         for field, row in zip(r.cloud.raw, values, strict=True):
             padded = field.to_numpy()
             padded[: len(row)] = row
-            transfer.load_scalars(field, padded, len(padded))
+            load_scalars(field, padded, len(padded))
         models = models_of(objective, views)
         least = score(models, views.images, objective.gains, views.weights) * models[0].size / 2
         mass = (weights * objective.gains * models.sum(axis=(1, 2))).sum()

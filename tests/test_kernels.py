@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 import scenes
-from scenes import draw, random_scene
+from scenes import draw, load_scalars, random_scene
 
 from taigs.device import float_type, raw_parameters, read_scalars
 from taigs.geometry import tilt_rotation
@@ -23,7 +23,7 @@ from taigs.views import Grid
 def write(fields, values):
     """Rows of numbers into the first entries of scalar fields."""
     for field, row in zip(fields, values, strict=True):
-        transfer.load_scalars(field, np.ascontiguousarray(row, float_type()), len(row))
+        load_scalars(field, np.ascontiguousarray(row, float_type()), len(row))
 
 
 @pytest.mark.parametrize("signed", [False, True])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import reference
 import scenes
-from scenes import PIXEL_SIZE, Scene, draw, gradient, random_cloud, random_scene
+from scenes import PIXEL_SIZE, Scene, draw, gradient, load_scalars, random_cloud, random_scene
 from test_gridding import random_views
 
 from taigs import runtime
@@ -21,7 +21,6 @@ from taigs.cloud import GaussianCloud
 from taigs.demo import simulate_views
 from taigs.device import NOWHERE, float_type, read_scalars, upload
 from taigs.errors import InputError
-from taigs.kernels import transfer
 from taigs.kernels.adam import adam
 from taigs.kernels.densify import add_score, assign, empty_marked, mark, split_marked
 from taigs.kernels.gridding import insert_slices
@@ -60,7 +59,7 @@ def same(actual, expected, what=""):
 def write(fields, values):
     """Rows of numbers into the first entries of scalar fields."""
     for field, row in zip(fields, values, strict=True):
-        transfer.load_scalars(field, np.ascontiguousarray(row, float_type()), len(row))
+        load_scalars(field, np.ascontiguousarray(row, float_type()), len(row))
 
 
 def change(fields, values):

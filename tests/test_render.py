@@ -11,7 +11,7 @@ import pytest
 import reference
 import scenes
 from gradients import assert_grad_close, central_difference
-from scenes import CLOUD_ARRAYS, PIXEL_SIZE, Scene, draw, pull_back, random_cloud, random_scene
+from scenes import CLOUD_ARRAYS, PIXEL_SIZE, Scene, draw, load_scalars, pull_back, random_cloud, random_scene
 from scipy.spatial.transform import Rotation
 
 from taigs import project, runtime
@@ -19,7 +19,6 @@ from taigs.cloud import GaussianCloud
 from taigs.device import NOWHERE, raw_parameters
 from taigs.errors import InputError
 from taigs.geometry import matrix_to_quaternion, quaternion_to_matrix
-from taigs.kernels import transfer
 from taigs.kernels.residual import collect, residual
 from taigs.render import project_vjp
 
@@ -173,7 +172,7 @@ def write_raw(r, raw):
     for field, row in zip(r.cloud.raw, raw, strict=True):
         field_values = field.to_numpy() if len(row) < len(padded) else padded
         field_values[: len(row)] = row
-        transfer.load_scalars(field, field_values, len(field_values))
+        load_scalars(field, field_values, len(field_values))
 
 
 def load_targets(r, targets, scale):

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import reference
 from gradients import assert_grad_close, central_difference
-from scenes import PIXEL_SIZE, random_cloud
+from scenes import PIXEL_SIZE, load_scalars, random_cloud
 
 from taigs import runtime
 from taigs.device import DeviceCloud, float_type, raw_parameters, read_scalars
 from taigs.errors import InputError
 from taigs.io.clouds import BYTES_BESIDES, BYTES_PER_GAUSSIAN
-from taigs.kernels import transfer
 from taigs.metrics import ncc
 from taigs.render import Voxelizer
 from taigs.views import Grid
@@ -75,7 +74,7 @@ def test_the_gradient_is_that_of_half_the_summed_squares(cpu64, rng):
         for field, row in zip(held.cloud.raw, values, strict=True):
             padded = field.to_numpy()
             padded[: len(row)] = row
-            transfer.load_scalars(field, padded, len(padded))
+            load_scalars(field, padded, len(padded))
         return 0.5 * ((objective.volume() - objective.target) ** 2).sum()
 
     expected = central_difference(loss, raw)

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import reference
 from gradients import assert_grad_close, central_difference
-from scenes import random_cloud
+from scenes import load_scalars, random_cloud
 from test_gridding import ONE, random_ctf, random_views
 
 from taigs import runtime
 from taigs.accumulate import accumulate
 from taigs.device import raw_parameters, read_scalars
 from taigs.journal import Journal
-from taigs.kernels import transfer
 from taigs.particle_objective import BATCH, IMAGE_PIXELS, ParticleObjective, particle_renderer
 from taigs.progress import NoProgress
 from taigs.render import cloud_gradient
@@ -116,7 +115,7 @@ def load_raw(fields, values):
     for field, row in zip(fields.raw, values, strict=True):
         padded = field.to_numpy()
         padded[: len(row)] = row
-        transfer.load_scalars(field, padded, len(padded))
+        load_scalars(field, padded, len(padded))
 
 
 def raw_gradient(gaussians):

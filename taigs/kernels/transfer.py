@@ -27,12 +27,6 @@ def store_vectors(vectors: ti.template(), array: ti.types.ndarray(ndim=1), n: in
 
 
 @ti.kernel
-def load_scalars(field: ti.template(), array: ti.types.ndarray(ndim=1), n: int):
-    for i in range(n):
-        field[i] = array[i]
-
-
-@ti.kernel
 def store_scalars(field: ti.template(), array: ti.types.ndarray(ndim=1), n: int):
     for i in range(n):
         array[i] = field[i]
