@@ -166,7 +166,6 @@ def main():
     volumes(drawn, sizes)
     limits(Table("The device", ("what", "measured", "unit")))
     if options.csv:
-        options.csv.mkdir(parents=True, exist_ok=True)
         steps.write(options.csv / f"views_{running.arch}.csv")
         steps_of_particles.write(options.csv / f"particles_{running.arch}.csv")
         drawn.write(options.csv / f"volumes_{running.arch}.csv")

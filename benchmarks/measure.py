@@ -16,15 +16,16 @@ def timed(work, repeats=7, least_s=0.2):
     """(median, smallest) seconds of one call of `work`, compiled and warm; a repeat takes `least_s` at least."""
     work()
     ti.sync()
-    calls, seconds = 1, _run(work, 1)
+    calls, seconds = 1, seconds_of(work)
     while seconds < least_s:
         calls = max(2 * calls, int(calls * least_s / max(seconds, 1e-9)))
-        seconds = _run(work, calls)
-    each = [_run(work, calls) / calls for _ in range(repeats)]
+        seconds = seconds_of(work, calls)
+    each = [seconds_of(work, calls) / calls for _ in range(repeats)]
     return statistics.median(each), min(each)
 
 
-def _run(work, calls):
+def seconds_of(work, calls=1):
+    """Seconds of so many calls, to the end of what they left running on the device."""
     started = time.perf_counter()
     for _ in range(calls):
         work()
@@ -70,5 +71,6 @@ class Table:
         print("| " + " | ".join(f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells) + " |", flush=True)
 
     def write(self, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([self.columns, *self.rows])

@@ -22,7 +22,7 @@ from taigs.kernels.project import project as project_kernel
 from taigs.kernels.project import project_vjp as project_vjp_kernel
 from taigs.kernels.raster import raster, raster_vjp
 from taigs.kernels.tiles import TileFields, tile_raster
-from taigs.kernels.voxelize import prepare_voxels
+from taigs.kernels.voxelize import prepare_voxels, sort_voxels
 from taigs.kernels.voxelize import voxelize as voxelize_kernel
 from taigs.kernels.voxelize import voxelize_vjp as voxelize_vjp_kernel
 from taigs.views import Grid
@@ -210,7 +210,7 @@ def _power_of_two(n):
 
 
 SLAB_VECTORS = 1 << 23  # of one slab: 256 MB of float32 on the CPU
-PLANES_PER_TASK = 4
+PLANES_PER_TASK = 8
 
 
 class Voxelizer:
@@ -222,7 +222,7 @@ class Voxelizer:
         self.grid = grid
         self.fields = fields
         self.planes = nz if whole else min(nz, max(1, SLAB_VECTORS // (self.height * self.blocks)))
-        self.voxels = VoxelFields(fields.capacity, self.planes, self.height, self.width, cutoff)
+        self.voxels = VoxelFields(fields.capacity, nz, self.planes, self.height, self.width, cutoff)
         self.voxels.grid.from_numpy(np.array([*grid.lower, grid.voxel_size], float_type()))
 
     def _slabs(self):
@@ -232,6 +232,8 @@ class Voxelizer:
     def _prepare(self, n):
         chunks = round_up(n, LAYOUT.chunk) // LAYOUT.chunk
         covariance(self.fields, chunks)
+        if LAYOUT.lanes > 1:
+            sort_voxels(self.fields, self.voxels, n, chunks * LAYOUT.chunk, self.grid.shape[0], self.height)
         prepare_voxels(self.fields, self.voxels, chunks)
         return chunks
 
@@ -241,7 +243,7 @@ class Voxelizer:
         for z0, z1 in self._slabs():
             transfer.fill(self.voxels.slab, (z1 - z0) * self.height * self.blocks, 0.0)
             tasks = -(-(z1 - z0) // PLANES_PER_TASK) if LAYOUT.lanes > 1 else n
-            voxelize_kernel(self.voxels, n, tasks, z0, z1, self.height, self.blocks)
+            voxelize_kernel(self.voxels, n, tasks, z0, z1, self.grid.shape[0], self.height, self.blocks)
             yield z0, z1
 
     def add(self, n, volume, weight=1.0):
@@ -266,7 +268,7 @@ class Voxelizer:
                 padded = np.zeros((z1 - z0, self.height, self.blocks * LAYOUT.lanes), float_type())
                 padded[:, :, : self.width] = v_volume[z0:z1]
                 transfer.load_vectors(self.voxels.slab, padded.reshape(-1), padded.size // LAYOUT.lanes)
-            voxelize_vjp_kernel(self.fields, self.voxels, chunks, z0, z1, self.height, self.blocks)
+            voxelize_vjp_kernel(self.fields, self.voxels, n, chunks, z0, z1, self.height, self.blocks)
         covariance_vjp(self.fields, chunks)
 
 

@@ -131,7 +131,7 @@ TOO_LARGE = {
     "the projections of a cloud": lambda: EllipseFields(1 << 12, 1 << 18),
     "an image": lambda: ImageFields(1, 1, 1 << 16, 1 << 15, 1),
     "private images": lambda: ImageFields(8, 8, 1 << 13, 1 << 12, 1),
-    "a slab": lambda: VoxelFields(1, 1, 1 << 16, 1 << 15),
+    "a slab": lambda: VoxelFields(1, 1, 1, 1 << 16, 1 << 15),
     "the tiles": lambda: TileFields(64, 1 << 13, 1 << 12),
     "a tomogram": lambda: TiltFields(3, 1 << 10, (1 << 10, 1 << 11, 1 << 10)),
     "images of a tilt series": lambda: TiltFields(1 << 9, 1 << 11, (1, 1 << 11, 1)),

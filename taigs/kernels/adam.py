@@ -23,12 +23,10 @@ def adam(
     for k in range(LAYOUT.stride * n_chunks):
         if k % LAYOUT.stride == 0:
             first = k // LAYOUT.stride * LAYOUT.chunk
-            touch = cloud.raw[0][first]  # loads the root of the fields once, outside the vectorised loops
-            touch = ti.select(at_most(touch, LARGEST), touch, 0.0)
+            count = cloud.count[None]  # loads the root of the fields once, outside the vectorised loops
             for j in ti.static(range(11)):
-                rate = touch * 0.0 + (
-                    rate_position if j < 3 else rate_log_sigma if j < 6 else rate_quaternion if j < 10 else rate_mass
-                )
+                rate = rate_position if j < 3 else rate_log_sigma if j < 6 else rate_quaternion if j < 10 else rate_mass
+                rate = ti.select(count < 0, 0.0, rate)  # never so: what is loaded must be used
                 for g in range(first, first + LAYOUT.chunk):
                     v = cloud.v_raw[j][g]
                     old = cloud.raw[j][g]

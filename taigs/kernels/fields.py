@@ -92,7 +92,7 @@ class ImageFields:
     """Images of up to `n_views` views as rows of pixel vectors.
 
     parts : private images that sum to the model's; residual : weighted residual = dL/dimage;
-    target : measured images; sums : scratch of raster_vjp.
+    target : measured images; sums : scratch of raster_vjp and collect.
     """
 
     def __init__(self, n_views, n_parts, height, width, capacity):
@@ -101,7 +101,8 @@ class ImageFields:
         self.parts = vectors(n_parts * n_views * height * blocks)
         self.residual = vectors(n_views * height * blocks)
         self.target = vectors(n_views * height * blocks)
-        self.sums = vectors(6 * n_views * (round_up(max(capacity, 1), LAYOUT.chunk) // LAYOUT.chunk))
+        chunks = round_up(max(capacity, 1), LAYOUT.chunk) // LAYOUT.chunk
+        self.sums = vectors(n_views * max(6 * chunks, 5 * LAYOUT.strips))
         self.statistics = ti.field(float, shape=(n_views * LAYOUT.strips, 6))
         self.scale = ti.field(float, shape=(n_views, 3))
         self.lane = vectors(1)
@@ -115,11 +116,20 @@ def image_blocks(width):
 
 @ti.data_oriented
 class VoxelFields:
-    """A slab of up to `planes` planes of a volume, and the Gaussians in its voxel units; see kernels/voxelize.py."""
+    """A slab of up to `planes` of the `depth` planes of a volume, and the Gaussians in its voxel units.
 
-    def __init__(self, capacity, planes, height, width, cutoff=4.0):
+    order, start, reach, sums : see kernels/voxelize.py; they are used on the CPU only.
+    """
+
+    def __init__(self, capacity, depth, planes, height, width, cutoff=4.0):
         self.cutoff = cutoff
-        self.p = scalars(round_up(max(capacity, 1), LAYOUT.chunk), 13)
+        capacity = round_up(max(capacity, 1), LAYOUT.chunk)
+        self.p = scalars(capacity, 13)
+        cpu = LAYOUT.lanes > 1
+        self.order = scalars(capacity if cpu else 1, dtype=ti.i32)
+        self.start = scalars(-(-depth // 8) * -(-height // 8) if cpu else 1, dtype=ti.i32)
+        self.reach = ti.field(ti.i32, shape=())
+        self.sums = vectors(10 * (capacity // LAYOUT.chunk) if cpu else 1)
         self.slab = vectors(planes * height * image_blocks(width))
         self.grid = ti.field(float, shape=4)
         self.lane = vectors(1)

@@ -26,27 +26,30 @@ def collect(images: ti.template(), n_views: int, n_parts: int, height: int, widt
             strip = task - view * LAYOUT.strips
             size = height * blocks
             zero = ti.Vector([0.0] * LAYOUT.lanes)
-            s1 = zero; s2 = zero; s3 = zero; s4 = zero; s5 = zero
-            for row in range(strip * height // LAYOUT.strips, (strip + 1) * height // LAYOUT.strips):
+            first = strip * height // LAYOUT.strips
+            last = (strip + 1) * height // LAYOUT.strips
+            for p in range(1, n_parts):
+                for i in range(view * size + first * blocks, view * size + last * blocks):
+                    images.parts[i] = images.parts[i] + images.parts[i + p * n_views * size]
+            s = task * 5  # kept in memory, as in raster_vjp
+            for j in ti.static(range(5)):
+                images.sums[s + j] = zero
+            for row in range(first, last):
+                s1 = zero; s2 = zero; s3 = zero; s4 = zero; s5 = zero
                 for column in range(blocks):
                     i = view * size + row * blocks + column
-                    v = images.parts[i]
-                    for p in range(1, n_parts):
-                        v += images.parts[i + p * n_views * size]
-                    images.parts[i] = v
                     m = inside(images, column, width)
-                    v *= m
+                    v = images.parts[i] * m
                     t = images.target[i] * m
                     s1 += v
                     s2 += v * v
                     s3 += v * t
                     s4 += t
                     s5 += t * t
-            images.statistics[task, 0] = s1.sum()
-            images.statistics[task, 1] = s2.sum()
-            images.statistics[task, 2] = s3.sum()
-            images.statistics[task, 3] = s4.sum()
-            images.statistics[task, 4] = s5.sum()
+                for j, part in ti.static(enumerate((s1, s2, s3, s4, s5))):
+                    images.sums[s + j] = images.sums[s + j] + part
+            for j in ti.static(range(5)):
+                images.statistics[task, j] = images.sums[s + j].sum()
 
 
 @ti.kernel

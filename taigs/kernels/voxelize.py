@@ -1,23 +1,73 @@
 """Gaussians -> a slab of voxels, and back.
 
 On the CPU a task owns a few planes of the slab and adds every Gaussian that reaches them, so no two
-tasks write one voxel; on a GPU a task is a Gaussian and adds atomically. Rows run along x in
-vectors; along y the value follows from its neighbour's by the recurrence of kernels/raster.py.
+tasks write one voxel; Gaussians come sorted by blocks of planes and rows, so that a task passes over its own
+and finds their voxels in the cache. Rows run along x in vectors; along y and z a value follows from its
+neighbour's by the recurrence of kernels/raster.py. On a GPU a task is a Gaussian and adds atomically.
 """
 
 from taigs.kernels.layout import COLUMN, LAYOUT, ROW, SUPPORT, at_most, exp, within
 from taigs.kernels.project import CULLED, LARGEST_PEAK
-from taigs.kernels.raster import FAR, NARROW, TALL, safe_correlation
+from taigs.kernels.raster import FAR, NARROW, TALL
 from taigs.runtime import ti
 
 TWO_PI_CUBED_ROOT = 15.749609945722419  # (2 pi)^(3/2)
 FAINTEST, NARROWEST = 1e-30, 1e12  # 1/voxel^2: exponents of Gaussians that are drawn; products of three are finite
 
 
+@ti.func
+def block_of(cloud: ti.template(), voxels: ti.template(), g, depth, height):
+    """Block of 8 planes and 8 rows in which the mean of a Gaussian lies, or the nearest one."""
+    row_and_plane = ti.Vector([0, 0])
+    for j, size in ti.static(((0, height), (1, depth))):
+        x = ti.select(cloud.cov[0][g] > 0, (cloud.raw[1 + j][g] - voxels.grid[1 + j]) / voxels.grid[3], 0.0)
+        row_and_plane[j] = ti.cast(ti.max(ti.min(x, size - 1.0), 0.0), ti.i32) >> 3
+    return row_and_plane[1] * ((height + 7) // 8) + row_and_plane[0]
+
+
+@ti.kernel
+def sort_voxels(cloud: ti.template(), voxels: ti.template(), n: int, n_slots: int, depth: int, height: int):
+    """Sort the Gaussians by the blocks of their means (a counting sort on one thread of the CPU)."""
+    # inputs:  cloud.raw (position), cloud.cov; voxels.grid
+    # outputs (overwritten): voxels.order (n_slots): the index of the Gaussian in each place, empty slots last;
+    #          voxels.start: where each block ends; voxels.reach: planes that the largest half-width spans
+    ti.loop_config(serialize=True)
+    for _ in range(1):
+        n_blocks = (depth + 7) // 8 * ((height + 7) // 8)
+        largest = 0.0
+        for b in range(n_blocks):
+            voxels.start[b] = 0
+        for g in range(n):
+            b = block_of(cloud, voxels, g, depth, height)
+            voxels.start[b] = voxels.start[b] + 1
+            largest = ti.max(largest, cloud.cov[5][g])
+        total = 0
+        for b in range(n_blocks):
+            total += voxels.start[b]
+            voxels.start[b] = total - voxels.start[b]
+        for g in range(n):
+            b = block_of(cloud, voxels, g, depth, height)
+            voxels.order[voxels.start[b]] = g
+            voxels.start[b] = voxels.start[b] + 1
+        for i in range(n, n_slots):
+            voxels.order[i] = i
+        reach = ti.static(voxels.cutoff) * ti.sqrt(largest) / voxels.grid[3]
+        voxels.reach[None] = ti.cast(ti.min(reach, FAR), ti.i32) + 1
+
+
+@ti.func
+def in_order(voxels: ti.template(), i):
+    """Index of the Gaussian in place i."""
+    g = i
+    if ti.static(LAYOUT.lanes > 1):
+        g = voxels.order[i]
+    return g
+
+
 @ti.kernel
 def prepare_voxels(cloud: ti.template(), voxels: ti.template(), n_chunks: int):
-    """Exponent and peak of every Gaussian in voxel units of the grid."""
-    # inputs:  cloud.raw (position), cloud.cov, cloud.mass; voxels.grid: lower corner x y z (A), voxel size (A)
+    """Exponent and peak of every Gaussian in voxel units of the grid, in the order of their blocks."""
+    # inputs:  cloud.raw (position), cloud.cov, cloud.mass; voxels.order; voxels.grid: lower corner x y z, voxel size (A)
     # outputs (overwritten): voxels.p (13, capacity): mean x y z, -Q/2 as xx xy xz yy yz zz, peak, half-widths x y z;
     #          Q = inverse covariance; density per voxel volume, so that the sum over voxels is the mass
     for k in range(LAYOUT.stride * n_chunks):
@@ -27,7 +77,8 @@ def prepare_voxels(cloud: ti.template(), voxels: ti.template(), n_chunks: int):
             per_voxel = 1.0 / voxels.grid[3]
             square = per_voxel * per_voxel
             cut = ti.static(voxels.cutoff)
-            for g in range(first, first + LAYOUT.chunk):
+            for i in range(first, first + LAYOUT.chunk):
+                g = in_order(voxels, i)
                 xx = cloud.cov[0][g] * square; xy = cloud.cov[1][g] * square; xz = cloud.cov[2][g] * square
                 yy = cloud.cov[3][g] * square; yz = cloud.cov[4][g] * square; zz = cloud.cov[5][g] * square
                 m0 = yy * zz - yz * yz; m1 = xz * yz - xy * zz; m2 = xy * yz - xz * yy
@@ -39,21 +90,19 @@ def prepare_voxels(cloud: ti.template(), voxels: ti.template(), n_chunks: int):
                 ok = at_most(peak, LARGEST_PEAK)
                 for size in ti.static((-a, -b, -c)):
                     ok = ok & within(size, FAINTEST, NARROWEST)
-                voxels.p[3][g] = ti.select(ok, a, 0.0)
-                voxels.p[4][g] = ti.select(ok, -m1 * inverse, 0.0)
-                voxels.p[5][g] = ti.select(ok, -m2 * inverse, 0.0)
-                voxels.p[6][g] = ti.select(ok, b, 0.0)
-                voxels.p[7][g] = ti.select(ok, -(xy * xz - xx * yz) * inverse, 0.0)
-                voxels.p[8][g] = ti.select(ok, c, 0.0)
-                voxels.p[9][g] = ti.select(ok, peak, 0.0)
-                voxels.p[10][g] = ti.select(ok, cut * ti.sqrt(xx), CULLED)
-                voxels.p[11][g] = ti.select(ok, cut * ti.sqrt(yy), CULLED)
-                voxels.p[12][g] = ti.select(ok, cut * ti.sqrt(zz), CULLED)
-            for g in range(first, first + LAYOUT.chunk):
-                ok = voxels.p[3][g] < 0
-                voxels.p[0][g] = ti.select(ok, (cloud.raw[0][g] - lx) * per_voxel, 0.0)
-                voxels.p[1][g] = ti.select(ok, (cloud.raw[1][g] - ly) * per_voxel, 0.0)
-                voxels.p[2][g] = ti.select(ok, (cloud.raw[2][g] - lz) * per_voxel, 0.0)
+                voxels.p[0][i] = ti.select(ok, (cloud.raw[0][g] - lx) * per_voxel, 0.0)
+                voxels.p[1][i] = ti.select(ok, (cloud.raw[1][g] - ly) * per_voxel, 0.0)
+                voxels.p[2][i] = ti.select(ok, (cloud.raw[2][g] - lz) * per_voxel, 0.0)
+                voxels.p[3][i] = ti.select(ok, a, 0.0)
+                voxels.p[4][i] = ti.select(ok, -m1 * inverse, 0.0)
+                voxels.p[5][i] = ti.select(ok, -m2 * inverse, 0.0)
+                voxels.p[6][i] = ti.select(ok, b, 0.0)
+                voxels.p[7][i] = ti.select(ok, -(xy * xz - xx * yz) * inverse, 0.0)
+                voxels.p[8][i] = ti.select(ok, c, 0.0)
+                voxels.p[9][i] = ti.select(ok, peak, 0.0)
+                voxels.p[10][i] = ti.select(ok, cut * ti.sqrt(xx), CULLED)
+                voxels.p[11][i] = ti.select(ok, cut * ti.sqrt(yy), CULLED)
+                voxels.p[12][i] = ti.select(ok, cut * ti.sqrt(zz), CULLED)
 
 
 @ti.func
@@ -73,70 +122,100 @@ def vector_range(mean, half, blocks):
 
 
 @ti.func
-def recurrence_fails(p: ti.template(), g, cutoff: ti.template()):
-    """As needs_exp_per_row of the rasteriser, for y against x and z: the first row may underflow float32."""
+def reaching(voxels: ti.template(), za, zb, depth, height):
+    """First and last + 1 place, in the order of the blocks, of the Gaussians that may reach planes za..zb - 1."""
+    rows = (height + 7) // 8
+    reach = voxels.reach[None]
+    low = ti.max(za - reach, 0) >> 3
+    high = ti.min(zb - 1 + reach, depth - 1) >> 3
+    first = 0
+    if low > 0:
+        first = voxels.start[low * rows - 1]
+    return first, voxels.start[(high + 1) * rows - 1]
+
+
+@ti.func
+def recurrence_fails(p: ti.template(), i, dy, z0, z1, cutoff: ti.template()):
+    """Whether the recurrence over planes and rows, begun at row dy and plane z0, would leave what float32 can hold.
+
+    The exponent is concave along x and z: no value is smaller than those at the ends of the columns that matter.
+    Columns beyond may underflow to 0, but no ratio may become infinite, or 0 times it would be no number.
+    """
     answer = True
     if ti.static(LAYOUT.lanes > 1):
-        xx = p[3][g]; xy = p[4][g]; xz = p[5][g]; yy = p[6][g]; yz = p[7][g]; zz = p[8][g]
-        # Rest of the exponent after maximising over x and z: 1 - (multiple correlation of y)^2 = det / (yy det_xz)
-        det = 8 * (xx * (yy * zz - 0.25 * yz * yz) - 0.5 * xy * (0.5 * xy * zz - 0.25 * yz * xz)
-                   + 0.5 * xz * (0.25 * xy * yz - 0.5 * yy * xz))  # fmt: skip
-        rest = det / (8 * yy * (xx * zz - 0.25 * xz * xz))
-        bound = ti.static(1.0 - safe_correlation(cutoff) ** 2)
-        answer = rest < bound or yy < NARROW or p[11][g] > TALL
+        xx = p[3][i]; xy = p[4][i]; xz = p[5][i]; yy = p[6][i]; yz = p[7][i]; zz = p[8][i]
+        dz0 = z0 - p[2][i]; dz1 = z1 - p[2][i]; half = p[10][i]
+        end = half * ti.static(max(1.0, 5.3 / cutoff))  # columns farther out (whole blocks are drawn) are below 1e-6
+        least = 0.0
+        for dz in ti.static((dz0, dz1)):
+            plane = (yy * dy + yz * dz) * dy + zz * dz * dz + xx * end * end
+            least = ti.min(least, plane - ti.abs(xy * dy + xz * dz) * end)
+        far = half + SUPPORT
+        ratio = ti.abs(xy) * far + ti.abs(yz) * ti.max(ti.abs(dz0), ti.abs(dz1)) - yy * (2 * ti.abs(dy) + 1)
+        answer = least < -75.0 or ratio > 75.0 or yy < NARROW or zz < NARROW or p[11][i] > TALL
     return answer
 
 
 @ti.kernel
-def voxelize(voxels: ti.template(), n: int, n_tasks: int, z_first: int, z_last: int, height: int, blocks: int):
+def voxelize(
+    voxels: ti.template(), n: int, n_tasks: int, z_first: int, z_last: int, depth: int, height: int, blocks: int
+):  # fmt: skip
     """Density of the cloud on the planes z_first..z_last - 1 of the grid."""
-    # inputs:  voxels.p (13, capacity)
+    # inputs:  voxels.p (13, capacity); voxels.start, voxels.reach
     # outputs (added to; zeroed by the caller): voxels.slab (planes, height, blocks) vectors
     ti.loop_config(block_dim=LAYOUT.atomic_block)
     for k in range(LAYOUT.stride * n_tasks):
         if k % LAYOUT.stride == 0:
             task = k // LAYOUT.stride
-            planes = z_last - z_first
-            za = z_first; zb = z_last; ga = 0; gb = n
+            za = z_first; zb = z_last; first = task; last = task + 1
             if ti.static(LAYOUT.lanes > 1):
-                za = z_first + task * planes // n_tasks; zb = z_first + (task + 1) * planes // n_tasks
-            else:
-                ga = task; gb = task + 1
+                za = z_first + task * (z_last - z_first) // n_tasks
+                zb = z_first + (task + 1) * (z_last - z_first) // n_tasks
+                first, last = reaching(voxels, za, zb, depth, height)
             lane = voxels.lane[0]
-            for g in range(ga, gb):
-                z0, z1 = range_of(voxels.p[2][g], voxels.p[12][g], za, zb - 1)
+            for i in range(first, last):
+                z0, z1 = range_of(voxels.p[2][i], voxels.p[12][i], za, zb - 1)
                 if z0 <= z1:
-                    y0, y1 = range_of(voxels.p[1][g], voxels.p[11][g], 0, height - 1)
-                    x = voxels.p[0][g]
-                    k0, k1 = vector_range(x, voxels.p[10][g], blocks)
-                    xx = voxels.p[3][g]; xy = voxels.p[4][g]; xz = voxels.p[5][g]
-                    yy = voxels.p[6][g]; yz = voxels.p[7][g]; zz = voxels.p[8][g]
-                    peak = voxels.p[9][g]
-                    per_row = recurrence_fails(voxels.p, g, ti.static(voxels.cutoff))
-                    dy = y0 - voxels.p[1][g]
-                    qy = exp(2 * yy)
-                    for kx in range(k0, k1 + 1):
-                        dx = lane + (kx * LAYOUT.lanes - x)
-                        ex = xx * dx * dx
-                        for z in range(z0, z1 + 1):
-                            dz = z - voxels.p[2][g]
-                            ez = ex + (xz * dz) * dx + zz * dz * dz
-                            p = ((z - z_first) * height + y0) * blocks + kx
-                            if per_row:
+                    y0, y1 = range_of(voxels.p[1][i], voxels.p[11][i], 0, height - 1)
+                    rows = y1 - y0 + 1
+                    x = voxels.p[0][i]
+                    k0, k1 = vector_range(x, voxels.p[10][i], blocks)
+                    xx = voxels.p[3][i]; xy = voxels.p[4][i]; xz = voxels.p[5][i]
+                    yy = voxels.p[6][i]; yz = voxels.p[7][i]; zz = voxels.p[8][i]
+                    peak = voxels.p[9][i]
+                    dy = y0 - voxels.p[1][i]; dz0 = z0 - voxels.p[2][i]
+                    if recurrence_fails(voxels.p, i, dy, z0, z1, ti.static(voxels.cutoff)):
+                        for kx in range(k0, k1 + 1):
+                            dx = lane + (kx * LAYOUT.lanes - x)
+                            for z in range(z0, z1 + 1):
+                                dz = z - voxels.p[2][i]
+                                ez = (xx * dx + xz * dz) * dx + zz * dz * dz
+                                p = ((z - z_first) * height + y0) * blocks + kx
                                 d = dy
-                                for _ in range(y0, y1 + 1):
+                                for _ in range(rows):
                                     voxel_add(voxels, p, peak * exp(ez + (xy * d) * dx + d * (yz * dz + yy * d)))
                                     d += 1.0
                                     p += blocks
-                            else:
-                                f = peak * exp(ez + (xy * dy) * dx + dy * (yz * dz + yy * dy))
-                                r = exp(xy * dx + (yz * dz + yy * (2 * dy + 1)))
-                                qq = 1.0
-                                for _ in range(y0, y1 + 1):
-                                    voxel_add(voxels, p, f)
-                                    f *= r * qq
-                                    qq *= qy
+                    elif ti.static(LAYOUT.lanes > 1):
+                        qy = exp(2 * yy); qz = exp(2 * zz); qyz = exp(yz)
+                        first_row = (yy * dy + yz * dz0) * dy + zz * dz0 * dz0
+                        for kx in range(k0, k1 + 1):
+                            dx = lane + (kx * LAYOUT.lanes - x)
+                            f0 = peak * exp((xx * dx + (xy * dy + xz * dz0)) * dx + first_row)
+                            up = exp(xz * dx + (yz * dy + zz * (2 * dz0 + 1)))  # of the first row, to the next plane
+                            along = exp(xy * dx + (yz * dz0 + yy * (2 * dy + 1)))  # to the next row
+                            p0 = ((z0 - z_first) * height + y0) * blocks + kx
+                            for _z in range(z0, z1 + 1):
+                                f = f0; r = along; p = p0
+                                for _ in range(rows):
+                                    voxels.slab[p] = voxels.slab[p] + f
+                                    f *= ti.abs(r)
+                                    r *= qy
                                     p += blocks
+                                f0 *= ti.abs(up)
+                                up *= qz
+                                along *= qyz
+                                p0 += height * blocks
 
 
 @ti.func
@@ -147,58 +226,114 @@ def voxel_add(voxels: ti.template(), p, f):
         ti.atomic_add(voxels.slab[p], f)
 
 
+@ti.func
+def gather(voxels: ti.template(), sums: ti.template(), s, j: ti.template(), value):
+    """Add to sum j: kept in memory on the CPU, as in raster_vjp, and in a register on a GPU."""
+    if ti.static(LAYOUT.lanes > 1):
+        voxels.sums[s + j] = voxels.sums[s + j] + value
+    else:
+        sums[j] += value[0]
+
+
+@ti.func
+def gathered(voxels: ti.template(), sums: ti.template(), s, j: ti.template()):
+    answer = sums[j]
+    if ti.static(LAYOUT.lanes > 1):
+        answer = voxels.sums[s + j].sum()
+    return answer
+
+
 # As raster_vjp, one dimension up: with e = exp(d^T (-Q/2) d), P = peak and the ten sums s0 = sum r e, s1 = sum r e d,
 # s2 = sum r e d d^T over the support, in voxel units (voxel size h, positions and covariances in A):
 #   dL/dmean = P Q s1 / h;   dL/dS = P/2 (Q s2 Q - s0 Q) / h^2;   dL/dmass = s0 P / mass
 @ti.kernel
 def voxelize_vjp(
-    cloud: ti.template(), voxels: ti.template(), n_chunks: int, z_first: int, z_last: int, height: int, blocks: int
+    cloud: ti.template(), voxels: ti.template(), n: int, n_chunks: int, z_first: int, z_last: int, height: int,
+    blocks: int,
 ):  # fmt: skip
-    # inputs:     voxels.p (13, capacity)
+    # inputs:     voxels.p (13, capacity); voxels.order
     # cotangents: voxels.slab (planes, height, blocks) vectors = dL/dvoxel
     # outputs (added to; zeroed by the caller): cloud.v_pos, cloud.v_cov, cloud.v_mass
     for k in range(LAYOUT.stride * n_chunks):
         if k % LAYOUT.stride == 0:
-            first = k // LAYOUT.stride * LAYOUT.chunk
+            task = k // LAYOUT.stride
             lane = voxels.lane[0]
+            zero = ti.Vector([0.0] * LAYOUT.lanes)
             per_voxel = 1.0 / voxels.grid[3]
-            for g in range(first, first + LAYOUT.chunk):
-                z0, z1 = range_of(voxels.p[2][g], voxels.p[12][g], z_first, z_last - 1)
-                y0, y1 = range_of(voxels.p[1][g], voxels.p[11][g], 0, height - 1)
-                x = voxels.p[0][g]; y = voxels.p[1][g]; zm = voxels.p[2][g]
-                k0, k1 = vector_range(x, voxels.p[10][g], blocks)
-                xx = voxels.p[3][g]; xy = voxels.p[4][g]; xz = voxels.p[5][g]
-                yy = voxels.p[6][g]; yz = voxels.p[7][g]; zz = voxels.p[8][g]
-                s0 = 0.0; s1 = ti.Vector.zero(float, 3); s2 = ti.Matrix.zero(float, 3, 3)
+            s = task * 10
+            for i in range(task * LAYOUT.chunk, ti.min((task + 1) * LAYOUT.chunk, n)):
+                z0, z1 = range_of(voxels.p[2][i], voxels.p[12][i], z_first, z_last - 1)
+                y0, y1 = range_of(voxels.p[1][i], voxels.p[11][i], 0, height - 1)
+                rows = y1 - y0 + 1
+                x = voxels.p[0][i]
+                k0, k1 = vector_range(x, voxels.p[10][i], blocks)
+                xx = voxels.p[3][i]; xy = voxels.p[4][i]; xz = voxels.p[5][i]
+                yy = voxels.p[6][i]; yz = voxels.p[7][i]; zz = voxels.p[8][i]
+                dy = y0 - voxels.p[1][i]; dz0 = z0 - voxels.p[2][i]
+                sums = ti.Vector.zero(float, 10)  # s0, x y z, xx xy xz yy yz zz
+                if ti.static(LAYOUT.lanes > 1):
+                    for j in ti.static(range(10)):
+                        voxels.sums[s + j] = zero
+                per_row = recurrence_fails(voxels.p, i, dy, z0, z1, ti.static(voxels.cutoff))
+                qy = exp(2 * yy); qz = exp(2 * zz); qyz = exp(yz)
+                first_row = (yy * dy + yz * dz0) * dy + zz * dz0 * dz0
                 for kx in range(k0, k1 + 1):
                     dx = lane + (kx * LAYOUT.lanes - x)
+                    f0 = exp((xx * dx + (xy * dy + xz * dz0)) * dx + first_row)
+                    up = exp(xz * dx + (yz * dy + zz * (2 * dz0 + 1)))
+                    along = exp(xy * dx + (yz * dz0 + yy * (2 * dy + 1)))
                     for z in range(z0, z1 + 1):
-                        dz = z - zm
-                        ez = xx * dx * dx + (xz * dz) * dx + zz * dz * dz
+                        dz = z - voxels.p[2][i]
                         p = ((z - z_first) * height + y0) * blocks + kx
-                        w0 = lane * 0.0; w1 = lane * 0.0; w2 = lane * 0.0
-                        d = y0 - y
-                        for _ in range(y0, y1 + 1):
-                            w = voxels.slab[p] * exp(ez + (xy * d) * dx + d * (yz * dz + yy * d))
-                            w0 += w
-                            w1 += w * d
-                            w2 += w * (d * d)
-                            d += 1.0
-                            p += blocks
-                        t0 = w0.sum(); t1 = w1.sum(); tx = (w0 * dx).sum()
-                        s0 += t0
-                        s1 += ti.Vector([tx, t1, t0 * dz])
-                        s2[0, 0] += (w0 * dx * dx).sum(); s2[0, 1] += (w1 * dx).sum(); s2[0, 2] += tx * dz
-                        s2[1, 1] += w2.sum(); s2[1, 2] += t1 * dz; s2[2, 2] += t0 * dz * dz
-                s2[1, 0] = s2[0, 1]; s2[2, 0] = s2[0, 2]; s2[2, 1] = s2[1, 2]
+                        w0 = zero; w1 = zero; w2 = zero
+                        if per_row:
+                            ez = (xx * dx + xz * dz) * dx + zz * dz * dz
+                            d = dy
+                            for _ in range(rows):
+                                w0 += voxels.slab[p] * exp(ez + (xy * d) * dx + d * (yz * dz + yy * d))
+                                w1 += w0
+                                w2 += w1
+                                p += blocks
+                                d += 1.0
+                        else:
+                            f = f0; r = along
+                            for _ in range(rows):
+                                w0 += voxels.slab[p] * f
+                                w1 += w0
+                                w2 += w1
+                                f *= ti.abs(r)
+                                r *= qy
+                                p += blocks
+                            f0 *= ti.abs(up)
+                            up *= qz
+                            along *= qyz
+                        gather(voxels, sums, s, 0, w0)
+                        gather(voxels, sums, s, 1, w0 * dx)
+                        gather(voxels, sums, s, 2, w1)
+                        gather(voxels, sums, s, 3, w0 * dz)
+                        gather(voxels, sums, s, 4, w0 * (dx * dx))
+                        gather(voxels, sums, s, 5, w1 * dx)
+                        gather(voxels, sums, s, 6, w0 * (dx * dz))
+                        gather(voxels, sums, s, 7, w2)
+                        gather(voxels, sums, s, 8, w1 * dz)
+                        gather(voxels, sums, s, 9, w0 * (dz * dz))
+                t = ti.Vector([gathered(voxels, sums, s, j) for j in range(10)])
+                last = dy + rows  # from sums of sums along y, as in raster_vjp
+                t[7] = last * last * t[0] - (2 * last + 1) * t[2] + 2 * t[7]
+                t[2] = last * t[0] - t[2]
+                t[5] = last * t[1] - t[5]
+                t[8] = last * t[3] - t[8]
+                s1 = ti.Vector([t[1], t[2], t[3]])
+                s2 = ti.Matrix([[t[4], t[5], t[6]], [t[5], t[7], t[8]], [t[6], t[8], t[9]]])
                 Q = ti.Matrix([[-2 * xx, -xy, -xz], [-xy, -2 * yy, -yz], [-xz, -yz, -2 * zz]])
-                peak = voxels.p[9][g]
+                peak = voxels.p[9][i]
+                g = in_order(voxels, i)
                 v_mean = (Q @ s1) * (peak * per_voxel)
-                v_cov = (Q @ s2 @ Q - Q * s0) * (0.5 * peak * per_voxel * per_voxel)
+                v_cov = (Q @ s2 @ Q - Q * t[0]) * (0.5 * peak * per_voxel * per_voxel)
                 for j in ti.static(range(3)):
                     cloud.v_pos[j][g] = cloud.v_pos[j][g] + v_mean[j]
                 for j in ti.static(range(6)):
                     a = ti.static(ROW[j]); b = ti.static(COLUMN[j])
                     cloud.v_cov[j][g] = cloud.v_cov[j][g] + v_cov[a, b]
                 root = ti.sqrt(ti.max(Q.determinant(), 0.0))
-                cloud.v_mass[g] = cloud.v_mass[g] + s0 * root * (1.0 / TWO_PI_CUBED_ROOT)
+                cloud.v_mass[g] = cloud.v_mass[g] + t[0] * root * (1.0 / TWO_PI_CUBED_ROOT)
