@@ -12,6 +12,7 @@ FAINTEST, NARROWEST = 1e-30, 1e15  # 1/pixel^2: exponents of ellipses that are d
 LARGEST_PEAK = 1e30  # the sum of any number of Gaussians must stay finite
 LARGEST_VIEW = 1e9  # pixel per A, and pixels
 CULLED = -1.0  # pixels: the half-widths of an ellipse that is not drawn
+FAR = 5e8  # pixels: the ends of an ellipse must be integers
 
 
 @ti.func
@@ -56,8 +57,8 @@ def project(cloud: ti.template(), views: ti.template(), ellipses: ti.template(),
                 c = -0.5 * cxx * inverse
                 peak = cloud.mass[g] * ti.sqrt(inverse) * (1.0 / TWO_PI)
                 ok = within(-a, FAINTEST, NARROWEST) & within(-c, FAINTEST, NARROWEST) & at_most(peak, LARGEST_PEAK)
-                ellipses.rx[o + g] = ti.select(ok, cut * ti.sqrt(cxx), CULLED)
-                ellipses.ry[o + g] = ti.select(ok, cut * ti.sqrt(cyy), CULLED)
+                ellipses.rx[o + g] = ti.select(ok, ti.min(cut * ti.sqrt(cxx), FAR), CULLED)
+                ellipses.ry[o + g] = ti.select(ok, ti.min(cut * ti.sqrt(cyy), FAR), CULLED)
                 ellipses.a[o + g] = ti.select(ok, a, 0.0)
                 ellipses.b[o + g] = ti.select(ok, cxy * inverse, 0.0)
                 ellipses.c[o + g] = ti.select(ok, c, 0.0)
@@ -66,8 +67,10 @@ def project(cloud: ti.template(), views: ti.template(), ellipses: ti.template(),
             for g in range(first, first + LAYOUT.chunk):
                 ok = ellipses.c[o + g] < 0
                 x = cloud.raw[0][g]; y = cloud.raw[1][g]; z = cloud.raw[2][g]
-                ellipses.x[o + g] = ti.select(ok, M[0, 0] * x + M[0, 1] * y + M[0, 2] * z + tx, 0.0)
-                ellipses.y[o + g] = ti.select(ok, M[1, 0] * x + M[1, 1] * y + M[1, 2] * z + ty, 0.0)
+                u = M[0, 0] * x + M[0, 1] * y + M[0, 2] * z + tx
+                v = M[1, 0] * x + M[1, 1] * y + M[1, 2] * z + ty
+                ellipses.x[o + g] = ti.select(ok, ti.max(ti.min(u, FAR), -FAR), 0.0)
+                ellipses.y[o + g] = ti.select(ok, ti.max(ti.min(v, FAR), -FAR), 0.0)
 
 
 # mean = M mu + t:      dL/dmu = M^T v_mean,            dL/dM = v_mean mu^T,  dL/dt = v_mean

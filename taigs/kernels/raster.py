@@ -7,7 +7,6 @@ its width `rx` touches: the same set of pixels in every form, so that backends a
 from taigs.kernels.layout import LAYOUT, SUPPORT, exp
 from taigs.runtime import ti
 
-FAR = 1e6  # px: keeps the conversion to integers defined for any finite mean and width
 NARROW = -4.0  # c below this (sigma_y given x < 0.35 px): rows differ too much for the recurrence
 TALL = 20.0  # px: the recurrence's error grows with the square of the number of rows
 
@@ -17,10 +16,10 @@ def support(ellipses: ti.template(), i, height, blocks):
     """First and last row, first and last vector of ellipse i, clipped to the image (may be empty)."""
     x = ellipses.x[i]; y = ellipses.y[i]; rx = ellipses.rx[i]; ry = ellipses.ry[i]
     per_support = ti.static(SUPPORT // LAYOUT.lanes)
-    y0 = ti.cast(ti.ceil(ti.max(ti.min(y - ry, FAR), -FAR)), ti.i32)
-    y1 = ti.cast(ti.floor(ti.max(ti.min(y + ry, FAR), -FAR)), ti.i32)
-    x0 = ti.cast(ti.ceil(ti.max(ti.min(x - rx, FAR), -FAR)), ti.i32) >> 3
-    x1 = ti.cast(ti.floor(ti.max(ti.min(x + rx, FAR), -FAR)), ti.i32) >> 3
+    y0 = ti.cast(ti.ceil(y - ry), ti.i32)
+    y1 = ti.cast(ti.floor(y + ry), ti.i32)
+    x0 = ti.cast(ti.ceil(x - rx), ti.i32) >> 3
+    x1 = ti.cast(ti.floor(x + rx), ti.i32) >> 3
     return (
         ti.max(y0, 0),
         ti.min(y1, height - 1),

@@ -7,8 +7,8 @@ neighbour's by the recurrence of kernels/raster.py. On a GPU a task is a Gaussia
 """
 
 from taigs.kernels.layout import COLUMN, LAYOUT, ROW, SUPPORT, at_most, exp, within
-from taigs.kernels.project import CULLED, LARGEST_PEAK
-from taigs.kernels.raster import FAR, NARROW, TALL
+from taigs.kernels.project import CULLED, FAR, LARGEST_PEAK
+from taigs.kernels.raster import NARROW, TALL
 from taigs.runtime import ti
 
 TWO_PI_CUBED_ROOT = 15.749609945722419  # (2 pi)^(3/2)
@@ -67,7 +67,7 @@ def in_order(voxels: ti.template(), i):
 @ti.kernel
 def prepare_voxels(cloud: ti.template(), voxels: ti.template(), n_chunks: int):
     """Exponent and peak of every Gaussian in voxel units of the grid, in the order of their blocks."""
-    # inputs:  cloud.raw (position), cloud.cov, cloud.mass; voxels.order; voxels.grid: lower corner x y z, voxel size (A)
+    # inputs:  cloud.raw (position), cloud.cov, cloud.mass; voxels.order; voxels.grid: lower corner x y z, voxel size, A
     # outputs (overwritten): voxels.p (13, capacity): mean x y z, -Q/2 as xx xy xz yy yz zz, peak, half-widths x y z;
     #          Q = inverse covariance; density per voxel volume, so that the sum over voxels is the mass
     for k in range(LAYOUT.stride * n_chunks):
