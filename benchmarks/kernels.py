@@ -9,12 +9,16 @@ from types import SimpleNamespace
 
 import numpy as np
 from measure import Table, machine, timed
+from scipy import fft
 from scipy.spatial.transform import Rotation
 
 from taigs import runtime
+from taigs.accumulate import TASKS, weigh
 from taigs.cloud import GaussianCloud
 from taigs.imaging.ctf import Ctf
 from taigs.kernels.adam import adam
+from taigs.kernels.gridding import insert_slices
+from taigs.kernels.layout import LAYOUT
 from taigs.kernels.residual import collect, residual
 from taigs.particle_objective import IMAGE_PIXELS, ParticleObjective
 from taigs.render import Renderer, Voxelizer
@@ -95,6 +99,32 @@ def particles(table, sizes, n_views):
         table.add(box, n, batch, 1e3 * seconds, 1e9 * seconds / (n * batch), batch / seconds)
 
 
+def gridding(table):
+    """From images in memory to W and B: transforms on the host, slices and their insertion by kernels."""
+    rng = np.random.default_rng(0)
+    for box in (64, 128, 256):
+        n = (1 << 20) // box**2  # images
+        ctf = Ctf(300, 2.7, 0.1, *rng.uniform(8000, 16000, (2, n)), rng.uniform(-90, 90, n))
+        rotations = Rotation.random(n, random_state=0).as_matrix()
+        images = rng.normal(size=(n, box, box)).astype(np.float32)
+        data = Views(images, rotations[:, :2], np.zeros((n, 2)), 1.0, np.full(2, box // 2), np.ones(n), ctf=ctf)
+        transforms = fft.rfft2(images, workers=-1)
+        slices = weigh(data, transforms).reshape(-1)
+        grid = ti.ndarray(float, 3 * (box + 1) * (2 * box) ** 2)
+        matrices = rotations[:, :2].astype(np.float32).reshape(-1)
+        tasks = TASKS if LAYOUT.lanes > 1 else n * box
+
+        def insert(size=(n, box, 2.0, 2 * box, box + 1), tasks=tasks, arrays=(slices, matrices, grid)):
+            insert_slices(*arrays, *size, tasks)
+
+        parts = [
+            timed(lambda images=images: fft.rfft2(images, workers=-1), repeats=3)[0],
+            timed(lambda data=data, transforms=transforms: weigh(data, transforms), repeats=3)[0],
+            timed(insert, repeats=3)[0],
+        ]
+        table.add(box, *(1e6 * seconds / n for seconds in parts), parts[0] / sum(parts), n / sum(parts))
+
+
 @ti.kernel
 def copy(source: ti.types.ndarray(ndim=1), target: ti.types.ndarray(ndim=1), n: int):
     for i in range(n):
@@ -144,7 +174,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", default="cpu", choices=("cpu", "cuda", "vulkan"))
     parser.add_argument("--threads", type=int, help="CPU threads; default all")
-    parser.add_argument("--views", type=int, help="views in a batch; default 4 on the CPU, 32 on a GPU")
+    parser.add_argument("--views", type=int, help="views in a batch; default 8 on the CPU, 32 on a GPU")
     parser.add_argument("--csv", type=Path, help="folder for CSV files")
     parser.add_argument("--quick", action="store_true", help="the smallest size only")
     options = parser.parse_args()
@@ -156,7 +186,7 @@ def main():
         "Views: ns per Gaussian and view",
         ("box px", "Gaussians", "views", "sigma px", *columns, "views/s"),
     )
-    views(steps, sizes, options.views or (4 if running.is_cpu else 32))
+    views(steps, sizes, options.views or (8 if running.is_cpu else 32))
     steps_of_particles = Table(
         "Particles: images to the device, projections, CTF, loss and gradient",
         ("box px", "Gaussians", "views", "ms", "ns per Gaussian and view", "views/s"),
@@ -164,11 +194,17 @@ def main():
     particles(steps_of_particles, sizes, options.views or 64)
     drawn = Table("Volumes: ns per Gaussian", ("box px", "Gaussians", "sigma px", "voxelize", "its gradient"))
     volumes(drawn, sizes)
+    gridded = Table(
+        "W and B: microseconds an image",
+        ("box px", "transform", "CTF and weights", "insertion", "transform's share", "images/s"),
+    )
+    gridding(gridded)
     limits(Table("The device", ("what", "measured", "unit")))
     if options.csv:
         steps.write(options.csv / f"views_{running.arch}.csv")
         steps_of_particles.write(options.csv / f"particles_{running.arch}.csv")
         drawn.write(options.csv / f"volumes_{running.arch}.csv")
+        gridded.write(options.csv / f"gridding_{running.arch}.csv")
 
 
 if __name__ == "__main__":

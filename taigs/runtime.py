@@ -39,6 +39,7 @@ def _silent_stdout():
 os.environ.setdefault("ENABLE_TAICHI_HEADER_PRINT", "0")
 with _silent_stdout():
     import taichi as ti
+    from taichi.lang.ast.ast_transformer_utils import ASTTransformerContext
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def generation():
     return _generation
 
 
-def init(arch="auto", precision="float32", threads=None, cache_dir=None, debug=False):
+def init(arch="auto", precision="float32", threads=None, cache_dir=None, debug=None):
     """Start Taichi on a backend and check that it really runs there.
 
     Parameters
@@ -84,8 +85,8 @@ def init(arch="auto", precision="float32", threads=None, cache_dir=None, debug=F
     cache_dir : path, optional
         Folder of compiled kernels; default ``$XDG_CACHE_HOME/taigs`` or ``~/.cache/taigs``,
         a temporary folder where that is not writable.
-    debug : bool
-        Bounds checks in every kernel (slow).
+    debug : bool, optional
+        Bounds checks in every kernel (slow); default: whether the variable ``TAIGS_DEBUG`` is set.
 
     Returns
     -------
@@ -104,6 +105,7 @@ def init(arch="auto", precision="float32", threads=None, cache_dir=None, debug=F
     if precision not in ("float32", "float64"):
         raise InputError(f'precision "{precision}" is unknown; expected float32 or float64')
     threads = available_threads() if threads is None else threads
+    debug = bool(os.environ.get("TAIGS_DEBUG")) if debug is None else debug
     if threads < 1:
         raise InputError(f"--threads {threads}: expected at least 1")
     cache_dir = str(_writable_cache(cache_dir))
@@ -117,6 +119,15 @@ def init(arch="auto", precision="float32", threads=None, cache_dir=None, debug=F
     raise ResourceError(
         f"the {arch} backend did not start on this machine; expected a working driver; try --arch auto or --arch cpu"
     )
+
+
+def _place(context, node):
+    return f'File "{context.file}", line {node.lineno + context.lineno_offset}, in {context.func.func.__name__}:\n'
+
+
+# Taichi draws the source of every expression it compiles, underlined, for messages about faulty kernels: half of the
+# time that a warm start spends on kernels. The line's number is enough.
+ASTTransformerContext.get_pos_info = _place
 
 
 def _start(name, precision, threads, cache_dir, debug):

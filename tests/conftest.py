@@ -104,7 +104,7 @@ def start(arch, precision):
     running = runtime._current
     wanted = (arch, precision, runtime.available_threads())
     if running is None or (running.arch, running.precision, running.threads) != wanted:
-        running = runtime.init("cpu" if DEBUG else arch, precision, debug=DEBUG)
+        running = runtime.init("cpu" if DEBUG else arch, precision)
         if DEBUG:
             runtime._current = running = replace(running, arch=arch)
     assert (running.arch, running.precision) == (arch, precision)
