@@ -46,10 +46,6 @@ class DeviceCloud:
         self.cloud.unit[None] = state["unit"]
         write_rows(self.cloud, state["rows"])
 
-    def count_culled(self):
-        """Slots whose parameters are no Gaussian's, so that the last kernels left them out."""
-        return int(np.count_nonzero(read_scalars([self.cloud.cov[0]], self.n) == 0))
-
 
 def raw_parameters(cloud, unit):
     """(11, N) raw parameters; mass = unit * softplus(raw), or unit * raw if signed."""

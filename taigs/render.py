@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from taigs import runtime
-from taigs.device import DeviceCloud, float_type, read_scalars, upload
+from taigs.device import DeviceCloud, float_type, upload
 from taigs.errors import InputError
 from taigs.kernels import transfer
 from taigs.kernels.covariance import covariance, covariance_vjp
@@ -93,12 +93,6 @@ class Renderer(DeviceCloud):
         raster_vjp(self.ellipses, self.images, self.n_chunks, self.n_views, self.height, self.blocks)
         project_vjp_kernel(self.cloud, self.views, self.ellipses, self.n_chunks, self.n_views, self.with_pose)
         covariance_vjp(self.cloud, self.n_chunks)
-
-    def count_culled(self):
-        """Gaussians that could not be drawn in some view of the batch: no Gaussians, or too thin for its pixels."""
-        capacity = self.ellipses.capacity
-        half_heights = read_scalars([self.ellipses.ry], self.n_views * capacity).reshape(-1, capacity)[:, : self.n]
-        return int(np.count_nonzero((half_heights < 0).any(axis=0)))
 
     def get_images(self):
         """(B, H, W) images last drawn."""

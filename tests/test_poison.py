@@ -56,6 +56,13 @@ def same(actual, expected, what=""):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5 * scale, err_msg=what)
 
 
+def count_culled(r):
+    """Gaussians that could not be drawn in some view of a renderer's batch."""
+    capacity = r.ellipses.capacity
+    half_heights = read_scalars([r.ellipses.ry], r.n_views * capacity).reshape(-1, capacity)[:, : r.n]
+    return np.count_nonzero((half_heights < 0).any(axis=0))
+
+
 def write(fields, values):
     """Rows of numbers into the first entries of scalar fields."""
     for field, row in zip(fields, values, strict=True):
@@ -133,10 +140,10 @@ def test_poison_in_a_parameter_leaves_the_image_and_all_other_gradients_as_witho
     v_images = rng.normal(size=(3, *SHAPE))
     with poisoned(r.cloud, POISON) as bad:
         images, v = step(r, v_images)
-        assert r.count_culled() == len(bad) == 66
+        assert count_culled(r) == len(bad) == 66
     with emptied(r.cloud, bad):
         expected, pulls = step(r, v_images)
-        assert r.count_culled() == 0, "an empty slot is no bad Gaussian"
+        assert count_culled(r) == 0, "an empty slot is no bad Gaussian"
     assert expected.any() and np.isfinite(images).all()
     same(images, expected)
     assert_unnoticed(v, pulls, bad)
@@ -157,7 +164,7 @@ def test_numbers_that_only_look_like_poison_are_drawn(started, renderer, rng, fo
     with poisoned(r.cloud, HARMLESS):
         images, v = step(r, np.ones((3, *SHAPE)))
         expected = replace(scene, cloud=as_cloud(r.cloud, N, True)).reference_images(cutoff=4.0)
-        assert r.count_culled() == 0
+        assert count_culled(r) == 0
     assert np.abs(images - expected).max() < 1e-5 * np.abs(expected).max()
     assert all(np.isfinite(v[name]).all() for name in v)
 
@@ -172,7 +179,7 @@ def test_a_quaternion_without_direction_is_left_out(started, renderer, rng, form
         change(r.cloud, {(slot, BAD): value for slot in range(6, 10)})
         images, v = step(r, np.ones((3, *SHAPE)))
         same(images, expected)
-        assert r.count_culled() == 1
+        assert count_culled(r) == 1
         assert all(np.isfinite(v[name]).all() and not v[name][BAD].any() for name in PER_GAUSSIAN)
     assert len(r.get_cloud()) == 6, "a cloud that is read back has none"
 
@@ -203,7 +210,7 @@ def test_what_is_extreme_but_a_gaussian_is_drawn(started, renderer, rng, form, c
     images, v = step(r, np.ones((1, *SHAPE)))
     alone = replace(scene, cloud=as_cloud(r.cloud, 4, True).subset([BAD]))
     expected = alone.reference_images(cutoff=4.0)
-    assert r.count_culled() == 0
+    assert count_culled(r) == 0
     assert expected.any() or case == "far outside"
     np.testing.assert_allclose(images, expected, rtol=1e-5, atol=2e-5 * np.abs(expected).max())
     assert all(np.isfinite(v[name]).all() for name in PER_GAUSSIAN)
@@ -221,7 +228,7 @@ def test_widths_beyond_any_image_end_in_finite_images_at_once(started, renderer,
     images, v = step(r, np.ones((3, *SHAPE)))
     same(images, expected)
     assert all(np.isfinite(v[name]).all() for name in PER_GAUSSIAN)
-    assert r.count_culled() == 1
+    assert count_culled(r) == 1
 
 
 @ON_ALL
