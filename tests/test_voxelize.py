@@ -11,6 +11,7 @@ from scenes import CLOUD_ARRAYS, PIXEL_SIZE, draw, random_cloud
 from test_render import assert_images_close, elongated_scene
 
 from taigs import render, runtime, voxelize, voxelize_vjp
+from taigs.cloud import GaussianCloud
 from taigs.views import Grid
 
 SHAPES = [(7, 9, 11), (16, 12, 24), (1, 33, 10), (5, 1, 1)]
@@ -48,6 +49,17 @@ def test_elongated_gaussians_in_float32_equal_the_reference(cpu32, volumes, rng,
         one = cloud.subset([i])
         expected = reference.voxelize(one, grid, cutoff=4.0)
         assert_images_close(volumes().voxelize(one, grid), expected, tolerance)
+
+
+def test_planes_get_all_gaussians_that_reach_them(cpu64, rng):
+    """In a volume of many tasks, also those whose means lie far away or outside."""
+    grid = Grid((61, 21, 10), PIXEL_SIZE)
+    narrow = scattered(rng, 90, (90, 40, 20), sigmas=(0.5, 1.0))
+    wide = scattered(rng, 3, (90, 40, 20), sigmas=(4.0, 9.0))
+    cloud = GaussianCloud(*(np.concatenate([getattr(c, name) for c in (narrow, wide)]) for name in CLOUD_ARRAYS))
+    expected = reference.voxelize(cloud, grid, cutoff=4.0)
+    assert_images_close(voxelize(cloud, grid), expected, 1e-12)
+    assert_images_close(voxelize(narrow, grid), reference.voxelize(narrow, grid, cutoff=4.0), 1e-12)
 
 
 def test_slabs_join_into_the_same_volume(cpu64, volumes, rng, monkeypatch):
