@@ -12,7 +12,7 @@ FAINTEST, NARROWEST = 1e-30, 1e15  # 1/pixel^2: exponents of ellipses that are d
 LARGEST_PEAK = 1e30  # the sum of any number of Gaussians must stay finite
 LARGEST_VIEW = 1e9  # pixel per A, and pixels
 CULLED = -1.0  # pixels: the half-widths of an ellipse that is not drawn
-FAR = 5e8  # pixels: the ends of an ellipse must be integers
+FAR = 1e6  # pixels, of means and half-widths: the ends of an ellipse must be integers
 
 
 @ti.func
