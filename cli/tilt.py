@@ -88,7 +88,7 @@ def tilt(
 
     excluded = numbers(exclude)
     inputs = {"stack": stack, "angles": angles, "xf": xf, "xtilt": xtilt, "dose": dose}
-    with RunDirectory(output, overwrite, resume, inputs) as directory:
+    with RunDirectory(output, overwrite, resume, inputs, planned=bool(context.obj)) as directory:
         if directory.is_done:
             print(f"note: {output}: complete already, nothing to resume", file=sys.stderr)
             return
@@ -101,15 +101,18 @@ def tilt(
         for line in [f"warning: {w}" for w in warned] + [f"note: {n}" for n in notes if not quiet]:
             print(line, file=sys.stderr)
 
-        from taigs import runtime
+        from taigs import plan, runtime
         from taigs.memory import check_run, tilt_memory
         from taigs.progress import make_progress
         from taigs.tilt_run import run_tilt
 
         started = runtime.init(arch.value, threads=threads)
         thickness = None if thickness is None else max(1, round(thickness / bin))
-        needed = tilt_memory(len(views), views.image_shape, thickness)
-        check_run(needed, f"{stack}: this run", f"--bin {2 * bin}")
+        memory = tilt_memory(len(views), views.image_shape, thickness), f"{stack}: this run", f"--bin {2 * bin}"
+        if context.obj:
+            directory.check(context.params, started)
+            return context.obj(plan.tilt_plan(views, thickness, wbp, sirt), output, *memory)
+        check_run(*memory)
         directory.begin(sys.argv, context.params, started, checkpoint_minutes)
         with directory.journal, contextlib.closing(make_progress(quiet)) as progress:
             verdict = run_tilt(
