@@ -70,7 +70,7 @@ def fit(
     if pixel_size is not None and not 0 < pixel_size < float("inf"):
         raise typer.BadParameter(f"--pixel-size {pixel_size}: expected a positive number")
 
-    from taigs import plan, runtime
+    from taigs import runtime
     from taigs.identity import identify
     from taigs.io.mrc import read_header
     from taigs.journal import Journal, check_journal
@@ -101,11 +101,14 @@ def fit(
     }
     identity = identify(settings | {"pixel_size": pixel_size}, {"map": map_file}, started)
     checkpoints = output.with_suffix(".checkpoints")
-    if context.obj:
+    if context.obj:  # of taigs plan
+        from taigs.plan import fit_plan
+
         check_journal(checkpoints, identity, resume)
         most = math.ceil(largest_cloud(shape, gaussians, megabytes))
         sizes = planned_levels(map_file, pixel_size, settings, say) if fits(needed) else [most]
-        return context.obj(plan.fit_plan(shape, sizes, report), output, *memory)
+        has_target = any((target_cc, target_fsc_resolution)) or not any((gaussians, megabytes))
+        return context.obj(fit_plan(shape, sizes, has_target, report), output, *memory)
     with (
         Journal(checkpoints, identity, checkpoint_minutes, resume) as journal,
         contextlib.closing(make_progress(quiet)) as progress,

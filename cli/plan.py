@@ -45,19 +45,18 @@ def show(plan, output, needed, what, remedy):
         Memory or disk do not suffice.
     """
     from taigs.errors import ResourceError
+    from taigs.io.files import existing_folder
     from taigs.memory import check_run, in_words, memory_for_run
     from taigs.plan import measure_pace, time_in_words
-    from taigs.report import existing_folder
+    from taigs.run_record import size_in_words
 
     there = memory_for_run()
     free = shutil.disk_usage(existing_folder(output)).free
+    left, peak, room = (size_in_words(n) for n in (plan.left, plan.peak, free))
     rows = [
         *plan.work,
         ("memory", f"about {in_words(needed)}; {'unknown' if there is None else in_words(there)} available"),
-        (
-            "disk",
-            f"about {in_words(plan.left)} in the end, at most {in_words(plan.peak)} before; {in_words(free)} free",
-        ),
+        ("disk", f"about {left} in the end, at most {peak} before; {room} free"),
         ("time", time_in_words(plan.seconds(measure_pace())) + (plan.remark and f"; {plan.remark}")),
     ]
     width = max(len(label) for label, _ in rows) + 2
@@ -65,7 +64,7 @@ def show(plan, output, needed, what, remedy):
         print(f"{label:<{width}}{value}")
     sys.stdout.flush()
     check_run(needed, what, remedy)
+    if plan.left > free:
+        raise ResourceError(f"{what} leaves about {left} on disk, {room} are free; try another place for -o")
     if plan.peak > free:
-        raise ResourceError(
-            f"{what} needs up to {in_words(plan.peak)} of disk, {in_words(free)} are free; try another place for -o"
-        )
+        print(f"warning: {what} has no room for checkpoints of up to {peak}: {room} are free", file=sys.stderr)

@@ -146,7 +146,7 @@ def spa(
         warned = [str(warning.message) for warning in heard]
         problems.report(particles)
 
-        from taigs import plan, runtime, spa_run
+        from taigs import runtime, spa_run
 
         spa_run.check(views, sym)
         for line in [f"warning: {w}" for w in warned] + [f"note: {n}" for n in notes if not quiet]:
@@ -159,12 +159,12 @@ def spa(
         box = views.image_shape[0]
         memory = spa_memory(len(views), box), f"{particles}: this run", f"--box-crop {box // 4 * 2}"
         directory.inputs["images"] = views.images.paths
-        if context.obj:
+        if context.obj:  # of taigs plan
+            from taigs.plan import spa_plan
+
             ranks.broadcast(None)
             directory.check(context.params, started)
-            return context.obj(
-                plan.spa_plan(views, sym, objective.value, init.value, sharpen, ranks.size), output, *memory
-            )
+            return context.obj(spa_plan(views, sym, objective.value, init.value, sharpen, ranks.size), output, *memory)
         check_run(*memory)
         directory.begin(sys.argv, context.params, started, checkpoint_minutes)
         with directory.journal, contextlib.closing(make_progress(quiet)) as progress:

@@ -101,7 +101,7 @@ def tilt(
         for line in [f"warning: {w}" for w in warned] + [f"note: {n}" for n in notes if not quiet]:
             print(line, file=sys.stderr)
 
-        from taigs import plan, runtime
+        from taigs import runtime
         from taigs.memory import check_run, tilt_memory
         from taigs.progress import make_progress
         from taigs.tilt_run import run_tilt
@@ -109,9 +109,11 @@ def tilt(
         started = runtime.init(arch.value, threads=threads)
         thickness = None if thickness is None else max(1, round(thickness / bin))
         memory = tilt_memory(len(views), views.image_shape, thickness), f"{stack}: this run", f"--bin {2 * bin}"
-        if context.obj:
+        if context.obj:  # of taigs plan
+            from taigs.plan import tilt_plan
+
             directory.check(context.params, started)
-            return context.obj(plan.tilt_plan(views, thickness, wbp, sirt), output, *memory)
+            return context.obj(tilt_plan(views, thickness, wbp, sirt), output, *memory)
         check_run(*memory)
         directory.begin(sys.argv, context.params, started, checkpoint_minutes)
         with directory.journal, contextlib.closing(make_progress(quiet)) as progress:

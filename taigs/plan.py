@@ -13,23 +13,25 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft
 
+from taigs import runtime
 from taigs.geometry import tilt_rotation
 from taigs.io.clouds import BYTES_BESIDES, BYTES_PER_GAUSSIAN
+from taigs.kernels.layout import SUPPORT, round_up
 from taigs.objectives import BLURS_PX
 from taigs.particle_fit import FEWEST_GAUSSIANS, FROM_RANDOM, VOXELS_PER_GAUSSIAN
 from taigs.render import Renderer
-from taigs.runtime import ti
+from taigs.runtime import check_size, ti
 from taigs.schedule import FitConfig, tilt_stages
 from taigs.seeds import random_cloud
 from taigs.slices import PIXELS, SIDE, SLICES
 from taigs.symmetry import symmetry_matrices
 from taigs.tilt import STEPS as MOST_STEPS
-from taigs.tilt import held_out_views
+from taigs.tilt import check, held_out_views
 from taigs.tilt_seeds import COARSE_STEPS
 from taigs.volume_fit import LAST_STEPS, STEPS
 
 # Seconds: Python, the libraries, kernels compiled for new sizes, and figures. Half as long if sizes are as before.
-STARTED = {"tilt": 13.0, "spa": 17.0, "fit": 6.0}
+STARTED = {"tilt": 13.0, "spa": 15.0, "fit": 6.0}
 STEP = 2000  # Gaussians that the launches of a step are worth
 SCORED = 0.5  # of a step: drawing alone
 RAY = 0.0055  # of a Gaussian in a view: a voxel in a view, projected or projected back
@@ -37,10 +39,11 @@ SIRT_ITERATIONS = 8  # at full size, where the held-out score stops them: typica
 WIDE = 0.25  # of the voxels: the coarse and wider volume of the seeds
 VOXELISED = 12  # of a Gaussian in a view: a Gaussian in a volume, drawn and pulled back
 FORM = 1.5  # transforms in a step on Fourier sums, and what is done besides to each voxel
+COMPARED = 0.9  # transforms that comparing a voxel of a map with its model is worth
 DIRECT = 170  # transforms of the box that a direct map is worth, on its padded grid
-SCORES = 30  # likewise the FSC of two half maps, by direction too
+SCORES = 150  # likewise the FSC of two half maps, by direction too
 INSERTED = 0.5  # of a Gaussian in a view: a pixel added to the sums
-IMAGE_FORM = 6  # transforms of an image in a step on images
+IMAGE_FORM = 40  # transforms of an image in a step on images
 SEED_SHARE = 0.03  # of the voxels: what stands out of the noise of a direct map, typically
 HALF_STEPS = (80, 60)  # of a half and of all particles, typical; the objective "both" takes them twice
 CHECKED = 1 + 1 / FitConfig.check_every  # steps, with held-out scores
@@ -49,7 +52,7 @@ STATE, CLOUD = 4 * 35, 8 * 11  # bytes for each Gaussian of a fit's state, and o
 STATES = 3  # kept, and the one being written
 SUMS = 48  # bytes of Fourier sums, for each voxel of the box
 RECORDS = 20e3  # bytes of config.json, run.log and the like
-FIGURES = {"tilt": 150e3, "spa": 1.4e6, "fit": 100e3}  # bytes of the report
+FIGURES = {"tilt": 150e3, "spa": 1.4e6, "fit": 60e3}  # bytes of the report
 SLICE_PIXEL = 0.6  # bytes of it, for each pixel of its slices
 
 
@@ -93,7 +96,8 @@ class Plan:
 
 def measure_pace(seconds=0.3):
     """The Pace now, in about so many seconds once the kernels are compiled: a slow or busy machine shows."""
-    n, batch, side = 5000, FitConfig.batch, 64
+    n, side = (5000, 64) if runtime.current().is_cpu else (200_000, 512)  # few would leave a GPU idle
+    batch = FitConfig.batch
     renderer = Renderer(n, batch, (side, side))
     renderer.set_cloud(random_cloud(n, side / 4, 1.0, np.random.default_rng(0)))
     rotations = tilt_rotation(np.linspace(-60, 60, batch))
@@ -123,10 +127,13 @@ def _timed(function, seconds):
 
 
 def tilt_plan(views, thickness=None, wbp=True, sirt=0):
-    """Plan of `taigs tilt` for Views and a thickness in their pixels."""
+    """Plan of `taigs tilt` for Views and a thickness in their pixels; refuses what the run would refuse."""
+    check(views)
     n, (height, width) = len(views), views.image_shape
     thickness = max(1, min(height, width) // 2) if thickness is None else thickness
     shape = (thickness, height, width)
+    for plane in (thickness * width, n * width):
+        check_size(round_up(height, SUPPORT) * plane, "a device image")
     voxels, n_held_out = math.prod(shape), len(held_out_views(views.tilt_angles))
     clouds = [stage.n_gaussians for stage in tilt_stages(shape, MOST_STEPS)]
     steps = MOST_STEPS * sum(c + STEP for c in clouds)  # the fit and the refit rarely stop before
@@ -152,8 +159,9 @@ def tilt_plan(views, thickness=None, wbp=True, sirt=0):
 
 
 def spa_plan(views, symmetry="C1", objective="volume", init="map", sharpen=None, ranks=1):
-    """Plan of `taigs spa` for Views; several ranks share the reading and fit the halves side by side."""
+    """Plan of `taigs spa` for Views, as `tilt_plan`; several ranks share the reading, and fit the halves at once."""
     n_views, n = len(views), views.image_shape[0]
+    check_size(3 * (n + 1) * (2 * n) ** 2, "the Fourier grid")
     voxels, halves = n**3, 2 if ranks == 1 else 1
     last = max(FEWEST_GAUSSIANS, SEED_SHARE * voxels / VOXELS_PER_GAUSSIAN)
     steps = halves * HALF_STEPS[0] * CHECKED + HALF_STEPS[1] + (init == "random") * (halves + 1) * FROM_RANDOM.steps
@@ -172,13 +180,13 @@ def spa_plan(views, symmetry="C1", objective="volume", init="map", sharpen=None,
         left=left,
         peak=max(reading, fitting),
         started=STARTED["spa"],
-        gaussians=INSERTED * images + last * (VOXELISED * on_sums + FitConfig.batch * on_images),
-        voxels=voxels * (FORM * on_sums + 3 * DIRECT + 2 * SCORES) + on_images * IMAGE_FORM * FitConfig.batch * n**2,
+        gaussians=INSERTED * images + VOXELISED * last * on_sums + FitConfig.batch * (last + STEP) * on_images,
+        voxels=(FORM * on_sums + 3 * DIRECT + 2 * SCORES) * voxels + IMAGE_FORM * FitConfig.batch * n**2 * on_images,
     )
 
 
-def fit_plan(shape, sizes, report=False):
-    """Plan of `taigs fit` for a map (nz, ny, nx) and the Gaussians of each level."""
+def fit_plan(shape, sizes, has_target=False, report=False):
+    """Plan of `taigs fit` for a map (nz, ny, nx) and the Gaussians of each level, all of which count."""
     voxels = math.prod(shape)
     steps = [STEPS] * (len(sizes) - 1) + [LAST_STEPS]
     left = model_bytes(sizes[-1]) + report * report_bytes("fit", shape, 3)
@@ -190,8 +198,8 @@ def fit_plan(shape, sizes, report=False):
         peak=left + kept,
         started=STARTED["fit"],
         gaussians=VOXELISED * sum(n * s for n, s in zip(sizes, steps, strict=True)),
-        voxels=FORM * voxels * sum(steps),
-        remark="less if the target is met before" if len(sizes) > 1 else "",
+        voxels=COMPARED * voxels * sum(steps),
+        remark="less if the target is met before" if has_target else "",
     )
 
 

@@ -6,7 +6,6 @@ The report is one file without network access, whose one script moves slices; wh
 import base64
 import contextlib
 import csv
-import errno
 import hashlib
 import json
 import logging
@@ -22,6 +21,7 @@ from taigs import __version__
 from taigs.errors import RefusedError, ResourceError
 from taigs.figures import curves_figure, fsc_figure, power_spectrum_figure, residual_figure
 from taigs.identity import identify
+from taigs.io.files import check_makeable
 from taigs.io.mrc import atomic_file
 from taigs.journal import Journal, check_journal
 from taigs.run_record import RunRecord, peak_memory, size_in_words
@@ -74,7 +74,7 @@ class RunDirectory:
         try:
             self._created = not planned and not self.path.exists()
             if planned:
-                there = _check_makeable(self.path)
+                there = check_makeable(self.path)
             else:
                 self.path.mkdir(parents=True, exist_ok=True)
                 there = self.path
@@ -261,22 +261,6 @@ def write_report(
     )
     with atomic_file(path, overwrite=True) as file:
         file.write(text.encode())
-
-
-def existing_folder(path):
-    """The path itself, or the nearest one above it that is there."""
-    path = Path(path).absolute()
-    return next(one for one in (path, *path.parents) if one.exists())
-
-
-def _check_makeable(path):
-    """The `existing_folder` in which a folder could be made; an OSError, as `mkdir` would raise, if it could not."""
-    there = existing_folder(path)
-    if not there.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-    if not path.exists() and not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    return there
 
 
 def _cell(value):

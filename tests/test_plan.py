@@ -2,6 +2,7 @@
 
 import re
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import test_spa_command
 from taigs import journal, memory
 from taigs import plan as planning
 from taigs.cli.main import main
+from taigs.errors import InputError, ResourceError
 from taigs.io.mrc import write_stack, write_volume
-from taigs.memory import in_words
 from taigs.plan import Pace, fit_plan, measure_pace, spa_plan, tilt_plan, time_in_words
 from taigs.views import Views
 
@@ -88,14 +89,8 @@ def test_a_plan_says_what_the_run_takes_and_touches_nothing(taigs, commands, tmp
     for text in expected:
         assert text in out
     assert re.search(r"^memory +about \d+ MB; .* available$", out, re.M)
-    assert re.search(r"^disk +about \d+ MB in the end, at most \d+ MB before; .* free$", out, re.M)
+    assert re.search(r"^disk +about [\d.]+ [kM]B in the end, at most [\d.]+ [kM]B before; .* free$", out, re.M)
     assert re.search(r"^time +about \d+ s", out, re.M)
-
-
-def test_warnings_and_notes_are_those_of_the_run(taigs, commands):
-    planned = taigs("plan", *commands["tilt"], "-q")[2], taigs("plan", *commands["tilt"])[2]
-    assert taigs(*commands["tilt"], "-q")[2] == planned[0]
-    assert "note: " in planned[1]
 
 
 @pytest.mark.parametrize("seconds, words", [(3, "5 s"), (41, "40 s"), (89, "90 s"), (700, "12 min"), (2e4, "5.6 h")])
@@ -135,11 +130,14 @@ def test_a_run_without_memory_is_refused_after_the_table(taigs, commands, monkey
 
 
 def test_a_run_without_disk_is_refused_after_the_table(taigs, commands, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda _: (0, 0, 1_000_000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=1_000_000))
     code, out, err = taigs("plan", *commands["fit"])
     assert code == 0, err
     code, out, err = taigs("plan", *commands["spa"])
-    assert code == 4 and "; 1 MB free" in out and "of disk, 1 MB are free; try another place for -o" in err
+    assert code == 4 and "; 1.0 MB free" in out and "on disk, 1.0 MB are free; try another place for -o" in err
+    monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=4_000_000))
+    code, out, err = taigs("plan", *commands["spa"])
+    assert code == 0 and "no room for checkpoints of up to" in err
 
 
 def test_folders_are_refused_as_the_run_does(taigs, commands, tmp_path):
@@ -176,11 +174,20 @@ def test_wrong_usage_is_that_of_the_command(taigs, commands):
     assert code == 0 and "Reconstruct a tomogram" in out
 
 
+def test_what_the_run_would_refuse_in_the_end_is_refused_at_once(cpu32):
+    with pytest.raises(InputError, match="2 views; expected at least 3"):
+        tilt_plan(some_views(2, (64, 64), True))
+    with pytest.raises(ResourceError, match="a device image has"):
+        tilt_plan(some_views(41, (2048, 2048), True))
+    with pytest.raises(ResourceError, match="the Fourier grid has"):
+        spa_plan(some_views(100, (600, 600)))
+
+
 # --- disk -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["tilt", "spa", "fit"])
-def test_the_files_of_a_run_are_as_large_as_planned(taigs, commands, monkeypatch, tmp_path, name):
+def test_a_run_warns_as_planned_and_leaves_files_as_large(taigs, commands, monkeypatch, tmp_path, name):
     inputs, peak, plans = files(tmp_path), [0], []
     write = journal.write_checkpoint
 
@@ -194,22 +201,33 @@ def test_the_files_of_a_run_are_as_large_as_planned(taigs, commands, monkeypatch
     for kind in ("tilt_plan", "spa_plan", "fit_plan"):
         make = getattr(planning, kind)
         monkeypatch.setattr(planning, kind, lambda *a, make=make, **k: plans.append(make(*a, **k)) or plans[-1])
-    assert taigs("plan", *commands[name])[0] == 0
+    code, _, warned = taigs("plan", *commands[name], "-q")
+    assert code == 0, warned
     monkeypatch.setattr(journal, "write_checkpoint", measured)
     code, _, err = taigs(*commands[name], "-q")
-    assert code == 0, err
+    assert code == 0 and err.startswith(warned), err
     left, planned = written(), plans[0]
     assert planned.left / 1.5 < left < 1.5 * planned.left
     assert max(peak[0], left) < planned.peak < 3 * max(peak[0], left)
 
 
 # --- time -------------------------------------------------------------------------------------------------
-MEASURED = []
+MEASURED = [  # seconds of whole commands on two busy processors; the mean pace, ns, before and after each
+    (tilt_plan, (some_views(21, (64, 64), True), 31), (212, 18.0), 12.7),
+    (tilt_plan, (some_views(41, (128, 128), True), 60), (218, 19.5), 29.2),
+    (tilt_plan, (some_views(41, (256, 256), True), 90), (208, 17.8), 67.1),
+    (spa_plan, (some_views(1000, (64, 64)), "C1", "both"), (208, 13.9), 24.6),
+    (spa_plan, (some_views(500, (64, 64)),), (265, 22.1), 17.6),
+    (spa_plan, (some_views(600, (96, 96)),), (206, 17.8), 33.5),
+    (fit_plan, ((128, 128, 128), [750, 1500, 3000]), (163, 17.0), 11.6),
+    (fit_plan, ((128, 128, 128), [2381, 4761, 9521, 19042, 38084]), (213, 18.3), 32.2),
+]
 
 
-@pytest.mark.parametrize("plan, pace, seconds", MEASURED)
-def test_times_agree_with_what_was_measured(plan, pace, seconds):
-    assert seconds / 2 < plan.seconds(pace) < 2 * seconds
+@pytest.mark.parametrize("plan, arguments, pace, seconds", MEASURED)
+def test_times_agree_with_what_was_measured(cpu32, plan, arguments, pace, seconds):
+    planned = plan(*arguments).seconds(Pace(*(1e-9 * ns for ns in pace)))
+    assert seconds / 2 < planned < 2 * seconds
 
 
 def test_more_work_takes_longer_and_more_disk():
@@ -226,7 +244,6 @@ def test_more_work_takes_longer_and_more_disk():
     assert grows(spa_plan(few), spa_plan(few, objective="both"))
     assert spa_plan(many, ranks=2).seconds(PACE) < spa_plan(many).seconds(PACE)
     assert grows(fit_plan((64,) * 3, [100]), fit_plan((64,) * 3, [100, 200]), fit_plan((96,) * 3, [100, 200]))
-    assert in_words(tilt_plan(larger).left)
 
 
 def test_the_pace_of_this_machine_is_one_of_a_computer(cpu32):
