@@ -35,6 +35,7 @@ STARTED = {"tilt": 13.0, "spa": 15.0, "fit": 6.0}
 STEP = 2000  # Gaussians that the launches of a step are worth
 SCORED = 0.5  # of a step: drawing alone
 RAY = 0.0055  # of a Gaussian in a view: a voxel in a view, projected or projected back
+ALIGNED = 8  # transforms that a pixel is worth, resampled by splines
 SIRT_ITERATIONS = 8  # at full size, where the held-out score stops them: typical of the 5 to 60 there may be
 WIDE = 0.25  # of the voxels: the coarse and wider volume of the seeds
 VOXELISED = 12  # of a Gaussian in a view: a Gaussian in a volume, drawn and pulled back
@@ -154,7 +155,7 @@ def tilt_plan(views, thickness=None, wbp=True, sirt=0):
         peak=left + kept,
         started=STARTED["tilt"],
         gaussians=fits + RAY * rays,
-        voxels=0.0,
+        voxels=2 * ALIGNED * n * height * width,
     )
 
 
@@ -164,8 +165,8 @@ def spa_plan(views, symmetry="C1", objective="volume", init="map", sharpen=None,
     check_size(3 * (n + 1) * (2 * n) ** 2, "the Fourier grid")
     voxels, halves = n**3, 2 if ranks == 1 else 1
     last = max(FEWEST_GAUSSIANS, SEED_SHARE * voxels / VOXELS_PER_GAUSSIAN)
-    steps = halves * HALF_STEPS[0] * CHECKED + HALF_STEPS[1] + (init == "random") * (halves + 1) * FROM_RANDOM.steps
-    on_sums = steps * (objective != "views")
+    steps = halves * HALF_STEPS[0] * CHECKED + HALF_STEPS[1]
+    on_sums = steps * (objective != "views") + (halves + 1) * FROM_RANDOM.steps * (init == "random")
     on_images = steps * (objective != "volume")
     images = n_views * n**2 * len(symmetry_matrices(symmetry)) / ranks
     left = (7 + (sharpen is not None)) * 4 * voxels + model_bytes(last) + RECORDS + report_bytes("spa", (n,) * 3, 2)
