@@ -30,8 +30,8 @@ def plan(
     from taigs.errors import InputError
 
     if not command or command[0] not in PLANNED:
-        found = f'"{command[0]}"' if command else "nothing"
-        raise InputError(f"taigs plan: {found} cannot be planned; expected a command line of {', '.join(PLANNED)}")
+        found = f'"{command[0]}" cannot be planned' if command else "no command"
+        raise InputError(f"taigs plan: {found}; expected a command line of {', '.join(PLANNED)}")
     root = context.find_root()
     root.command.main(command, prog_name=root.info_name, standalone_mode=False, obj=show)
 
