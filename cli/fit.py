@@ -1,6 +1,7 @@
 """`taigs fit`: a map as a cloud of Gaussians."""
 
 import contextlib
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -72,11 +73,11 @@ def fit(
     from taigs import runtime
     from taigs.identity import identify
     from taigs.io.mrc import read_header
-    from taigs.journal import Journal
-    from taigs.memory import check_run, fit_memory
+    from taigs.journal import Journal, check_journal
+    from taigs.memory import check_run, fit_memory, fits, largest_cloud
     from taigs.progress import make_progress
     from taigs.run_record import RunRecord
-    from taigs.volume_fit_run import check_names, run_fit, table
+    from taigs.volume_fit_run import check_names, planned_levels, run_fit, table
 
     def say(line):
         if not quiet:
@@ -84,8 +85,11 @@ def fit(
 
     check_names(map_file, output, report, overwrite)
     started = runtime.init(arch.value, threads=threads)
-    needed = fit_memory(read_header(map_file).shape, gaussians, megabytes)
-    check_run(needed, f"{map_file}: the fit", "a map of coarser voxels, or --gaussians N")
+    shape = read_header(map_file).shape
+    needed = fit_memory(shape, gaussians, megabytes)
+    memory = needed, f"{map_file}: the fit", "a map of coarser voxels, or --gaussians N"
+    if not context.obj:
+        check_run(*memory)
     settings = {
         "target_cc": target_cc,
         "target_fsc_resolution": target_fsc_resolution,
@@ -96,8 +100,17 @@ def fit(
         "seed": seed,
     }
     identity = identify(settings | {"pixel_size": pixel_size}, {"map": map_file}, started)
+    checkpoints = output.with_suffix(".checkpoints")
+    if context.obj:  # of taigs plan
+        from taigs.plan import fit_plan
+
+        check_journal(checkpoints, identity, resume)
+        most = math.ceil(largest_cloud(shape, gaussians, megabytes))
+        sizes = planned_levels(map_file, pixel_size, settings, say) if fits(needed) else [most]
+        has_target = any((target_cc, target_fsc_resolution)) or not any((gaussians, megabytes))
+        return context.obj(fit_plan(shape, sizes, has_target, report), output, *memory)
     with (
-        Journal(output.with_suffix(".checkpoints"), identity, checkpoint_minutes, resume) as journal,
+        Journal(checkpoints, identity, checkpoint_minutes, resume) as journal,
         contextlib.closing(make_progress(quiet)) as progress,
     ):
         result = run_fit(

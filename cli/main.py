@@ -31,6 +31,7 @@ from taigs.cli.options import (
     SeedOption,
     ThreadsOption,
 )
+from taigs.cli.plan import plan
 from taigs.cli.project import project
 from taigs.cli.simulate import simulate
 from taigs.cli.spa import spa
@@ -155,6 +156,7 @@ app.command()(export)
 app.command()(voxelize)
 app.command()(view)
 app.command()(fit)
+app.command(context_settings={"allow_interspersed_args": False})(plan)
 
 
 def main():

@@ -123,7 +123,7 @@ def spa(
             spa_run.assist(ranks, arch.value, threads)
         return
     inputs = {"particles": particles, "poses": poses, "ctf": ctf, "tomograms": tomograms, "mask": mask}
-    with ranks, RunDirectory(output, overwrite, resume, inputs) as directory:
+    with ranks, RunDirectory(output, overwrite, resume, inputs, planned=bool(context.obj)) as directory:
         if ranks.size > 1 and objective is not Objective.volume:
             raise typer.BadParameter(f"--objective {objective.value} runs as one process; several need volume")
         if directory.is_done:
@@ -157,8 +157,15 @@ def spa(
 
         started = runtime.init(arch.value, threads=threads or ranks.threads)
         box = views.image_shape[0]
-        check_run(spa_memory(len(views), box), f"{particles}: this run", f"--box-crop {box // 4 * 2}")
+        memory = spa_memory(len(views), box), f"{particles}: this run", f"--box-crop {box // 4 * 2}"
         directory.inputs["images"] = views.images.paths
+        if context.obj:  # of taigs plan
+            from taigs.plan import spa_plan
+
+            ranks.broadcast(None)
+            directory.check(context.params, started)
+            return context.obj(spa_plan(views, sym, objective.value, init.value, sharpen, ranks.size), output, *memory)
+        check_run(*memory)
         directory.begin(sys.argv, context.params, started, checkpoint_minutes)
         with directory.journal, contextlib.closing(make_progress(quiet)) as progress:
             verdict = spa_run.run_spa(

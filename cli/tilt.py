@@ -88,7 +88,7 @@ def tilt(
 
     excluded = numbers(exclude)
     inputs = {"stack": stack, "angles": angles, "xf": xf, "xtilt": xtilt, "dose": dose}
-    with RunDirectory(output, overwrite, resume, inputs) as directory:
+    with RunDirectory(output, overwrite, resume, inputs, planned=bool(context.obj)) as directory:
         if directory.is_done:
             print(f"note: {output}: complete already, nothing to resume", file=sys.stderr)
             return
@@ -108,8 +108,13 @@ def tilt(
 
         started = runtime.init(arch.value, threads=threads)
         thickness = None if thickness is None else max(1, round(thickness / bin))
-        needed = tilt_memory(len(views), views.image_shape, thickness)
-        check_run(needed, f"{stack}: this run", f"--bin {2 * bin}")
+        memory = tilt_memory(len(views), views.image_shape, thickness), f"{stack}: this run", f"--bin {2 * bin}"
+        if context.obj:  # of taigs plan
+            from taigs.plan import tilt_plan
+
+            directory.check(context.params, started)
+            return context.obj(tilt_plan(views, thickness, wbp, sirt), output, *memory)
+        check_run(*memory)
         directory.begin(sys.argv, context.params, started, checkpoint_minutes)
         with directory.journal, contextlib.closing(make_progress(quiet)) as progress:
             verdict = run_tilt(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from taigs.checkpoint import read_checkpoint, write_checkpoint
 from taigs.errors import InputError, RefusedError, ResourceError, StoppedError, TaigsError
-from taigs.lock import Lock
+from taigs.lock import Lock, check_free
 
 log = logging.getLogger("taigs")
 MINUTES = 5.0  # between checkpoints
@@ -59,7 +59,7 @@ class Journal:
         self._lock = Lock(f"{folder}.lock")
         try:
             if resume:
-                self._check_identity()
+                _check_identity(self.folder, identity)
             else:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self.folder.mkdir()
@@ -67,20 +67,6 @@ class Journal:
         except BaseException:
             self._lock.release()
             raise
-
-    def _check_identity(self):
-        begun = self.folder / "begun.npz"
-        if not begun.exists():
-            raise InputError(
-                f"{self.folder}: no checkpoints; expected those of a run that was stopped; try without --resume"
-            )
-        _, found = read_checkpoint(begun)
-        if differences := list(_differences(found, self.identity)):
-            lines = "".join(f"\n  {line}" for line in differences)
-            raise RefusedError(
-                f"{self.folder.parent}: begun with other settings or data; expected the same:{lines}\n"
-                "try another folder without --resume"
-            )
 
     def part(self, name, compute, started=None):
         """The value of a part: as an earlier process kept it, or else `compute()`.
@@ -217,6 +203,26 @@ class Journal:
             self.save_now, self._last = None, time.monotonic()
         self._failures = 0
         return True
+
+
+def check_journal(folder, identity, resume):
+    """Refuse what a `Journal` of these would refuse, and touch nothing."""
+    check_free(f"{folder}.lock")
+    if resume:
+        _check_identity(Path(folder), identity)
+
+
+def _check_identity(folder, identity):
+    begun = folder / "begun.npz"
+    if not begun.exists():
+        raise InputError(f"{folder}: no checkpoints; expected those of a run that was stopped; try without --resume")
+    _, found = read_checkpoint(begun)
+    if differences := list(_differences(found, identity)):
+        lines = "".join(f"\n  {line}" for line in differences)
+        raise RefusedError(
+            f"{folder.parent}: begun with other settings or data; expected the same:{lines}\n"
+            "try another folder without --resume"
+        )
 
 
 class _Watching:

@@ -1,5 +1,6 @@
 """A lock that says whose it is: two runs must not write into one place."""
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -46,12 +47,7 @@ class Lock:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self._file.seek(0)
-                holder = self._file.read().strip() or "another process"
-                self._file.close()
-                raise RefusedError(
-                    f"{self.path.parent}: in use by {holder} (as {self.path.name} says); try another folder, or wait"
-                ) from None
+                raise _in_use(self.path, self._file) from None
         try:
             return os.fstat(self._file.fileno()).st_ino == os.stat(self.path).st_ino
         except FileNotFoundError:
@@ -61,3 +57,20 @@ class Lock:
     def release(self):
         self.path.unlink(missing_ok=True)
         self._file.close()
+
+
+def check_free(path):
+    """Refuse as `Lock` would, but make nothing and hold nothing."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(path, encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise _in_use(Path(path), file) from None
+
+
+def _in_use(path, file):
+    with file:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+    return RefusedError(f"{path.parent}: in use by {holder} (as {path.name} says); try another folder, or wait")

@@ -35,6 +35,18 @@ def check_run(n_bytes, what, remedy):
     check_memory(n_bytes, what, remedy, held=_resident())
 
 
+def memory_for_run():
+    """Bytes that a run in this process may take in all; None where that is not known."""
+    available = available_memory()
+    return None if available is None else max(available + _resident(), 0)
+
+
+def fits(n_bytes):
+    """Whether `check_run` would let a run begin."""
+    there = memory_for_run()
+    return there is None or n_bytes <= there
+
+
 def check_memory(n_bytes, what, remedy, held=0):
     """Refuse work that needs more memory than there is; `held` is what it has of it.
 
@@ -137,7 +149,10 @@ def spa_memory(n_views, box):
 
 def fit_memory(shape, gaussians=None, megabytes=None):
     """Bytes that `taigs fit` needs for a map (nz, ny, nx) and a budget, if one is given."""
-    voxels = math.prod(shape)
-    largest = SHARE_OF_VOXELS * 4 * voxels if megabytes is None else 1e6 * megabytes
-    gaussians = gaussians or largest / BYTES_PER_GAUSSIAN
-    return STARTED + FIT_VOXEL * voxels + (FIELDS + VOXELISED) * gaussians
+    return STARTED + FIT_VOXEL * math.prod(shape) + (FIELDS + VOXELISED) * largest_cloud(shape, gaussians, megabytes)
+
+
+def largest_cloud(shape, gaussians=None, megabytes=None):
+    """Most Gaussians that `taigs fit` makes of a map (nz, ny, nx) with a budget, if one is given."""
+    n_bytes = SHARE_OF_VOXELS * 4 * math.prod(shape) if megabytes is None else 1e6 * megabytes
+    return gaussians or n_bytes / BYTES_PER_GAUSSIAN

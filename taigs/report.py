@@ -21,8 +21,9 @@ from taigs import __version__
 from taigs.errors import RefusedError, ResourceError
 from taigs.figures import curves_figure, fsc_figure, power_spectrum_figure, residual_figure
 from taigs.identity import identify
+from taigs.io.files import check_makeable
 from taigs.io.mrc import atomic_file
-from taigs.journal import Journal
+from taigs.journal import Journal, check_journal
 from taigs.run_record import RunRecord, peak_memory, size_in_words
 
 __all__ = [
@@ -53,6 +54,8 @@ class RunDirectory:
         Go on with the run that was stopped in this folder.
     inputs : dict of str to (list of) path
         Input files by name. None may lie in a folder that is overwritten.
+    planned : bool
+        Refuse what would be refused, but make nothing.
 
     Raises
     ------
@@ -62,16 +65,20 @@ class RunDirectory:
         The folder cannot be created or written to.
     """
 
-    def __init__(self, path, overwrite=False, resume=False, inputs=None):
+    def __init__(self, path, overwrite=False, resume=False, inputs=None, planned=False):
         self.path, self.resume, self.inputs = Path(path), resume, inputs or {}
         self.journal = Journal()
         self._handler = self._columns = None
         if self.path.exists() and not self.path.is_dir():
             raise RefusedError(f"{path}: is a file; expected a folder; try another name")
         try:
-            self._created = not self.path.exists()
-            self.path.mkdir(parents=True, exist_ok=True)
-            occupied = any(self.path.iterdir())
+            self._created = not planned and not self.path.exists()
+            if planned:
+                there = check_makeable(self.path)
+            else:
+                self.path.mkdir(parents=True, exist_ok=True)
+                there = self.path
+            occupied = self.path.exists() and any(self.path.iterdir())
         except OSError as error:
             raise ResourceError(f"{path}: cannot be created ({error.strerror}); try another folder") from error
         if occupied and not (overwrite or resume):
@@ -79,7 +86,7 @@ class RunDirectory:
         for file in filter(None, self.inputs.values()):
             if Path(file).absolute().parent.resolve() == self.path.resolve():
                 raise RefusedError(f"{path}: holds the input {file}; expected another folder")
-        if not os.access(self.path, os.W_OK | os.X_OK):
+        if not os.access(there, os.W_OK | os.X_OK):
             raise ResourceError(f"{path}: no permission to write; try another folder")
 
     def __truediv__(self, name):
@@ -136,6 +143,10 @@ class RunDirectory:
         log.addHandler(self._handler)
         log.setLevel(logging.INFO)
         log.info("%s", shlex.join(map(str, command)))
+
+    def check(self, config, runtime):
+        """Refuse what `begin` would refuse, and touch nothing."""
+        check_journal(self / "checkpoints", identify(config, self.inputs, runtime), self.resume)
 
     def log_metrics(self, row):
         """Append a row to ``metrics.csv``; the first row's keys are the columns, None leaves a cell empty."""

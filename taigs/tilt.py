@@ -96,10 +96,7 @@ def reconstruct_tilt_series(views: Views, thickness=None, signed=False, seed=0, 
         No tilt angles, or fewer than three views.
     """
     started = time.perf_counter()
-    if views.tilt_angles is None:
-        raise InputError("views without tilt angles; expected a tilt series")
-    if len(views) < 3:
-        raise InputError(f"{len(views)} views; expected at least 3")
+    check(views)
     journal = journal or Journal()
     progress = journal.watch(progress or NoProgress())
     height, width = views.image_shape
@@ -161,6 +158,14 @@ def reconstruct_tilt_series(views: Views, thickness=None, signed=False, seed=0, 
     }
     seconds = time.perf_counter() - started
     return TiltResult(cloud, volume, grid, history, held_out, predictions, seconds, settings)
+
+
+def check(views):
+    """Refuse, before any work, views that are no tilt series of at least three."""
+    if views.tilt_angles is None:
+        raise InputError("views without tilt angles; expected a tilt series")
+    if len(views) < 3:
+        raise InputError(f"{len(views)} views; expected at least 3")
 
 
 def held_out_views(tilt_angles):

@@ -149,17 +149,15 @@ def fit_volume(
     """
     started = time.perf_counter()
     grid = Grid(np.shape(volume), float(pixel_size))
-    _check_settings(grid, target_cc, target_fsc_resolution, gaussians, megabytes)
+    density, extent, sizes = checked(
+        volume, grid, target_cc, target_fsc_resolution, gaussians, megabytes, contour, signed, bytes_per_voxel
+    )
     if all(value is None for value in (target_cc, target_fsc_resolution, gaussians, megabytes)):
         target_cc = DEFAULT_CC
     has_target = target_cc is not None or target_fsc_resolution is not None
-    density = prepared(volume, contour, signed)
     unit = float(density.std(dtype=np.float64))  # Adam's epsilon and float32 squares want numbers about 1
     density /= unit
-    n_voxel_bytes = density.size * bytes_per_voxel
-    extent = participation(density, signed)
-    budget = _budget(gaussians, megabytes, n_voxel_bytes, extent)
-    sizes = level_sizes(extent, budget)
+    n_voxel_bytes, budget = density.size * bytes_per_voxel, sizes[-1]
 
     runtime.current()
     held = DeviceCloud(budget, signed)
@@ -196,6 +194,21 @@ def fit_volume(
     rows[-1], fitted, curve = objective.fidelity(n_voxel_bytes, started)
     cloud = held.get_cloud()
     return VolumeFit(replace(cloud, masses=cloud.masses * unit), grid, rows, reason, fitted * unit, curve)
+
+
+def checked(volume, grid, target_cc, target_fsc_resolution, gaussians, megabytes, contour, signed, bytes_per_voxel):
+    """(What is to be fitted, its `participation`, the `level_sizes`), with the arguments of `fit_volume`.
+
+    Raises
+    ------
+    InputError
+        As `fit_volume`.
+    """
+    _check_settings(grid, target_cc, target_fsc_resolution, gaussians, megabytes)
+    density = prepared(volume, contour, signed)
+    extent = participation(density, signed)
+    budget = _budget(gaussians, megabytes, density.size * bytes_per_voxel, extent)
+    return density, extent, level_sizes(extent, budget)
 
 
 def prepared(volume, contour=None, signed=False):

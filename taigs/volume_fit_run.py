@@ -10,7 +10,8 @@ from taigs.io.clouds import write_cloud
 from taigs.io.mrc import read_volume
 from taigs.report import Figure, fsc_figure, write_report
 from taigs.slices import AXES, own_range, slices_of
-from taigs.volume_fit import fit_volume, prepared
+from taigs.views import Grid
+from taigs.volume_fit import checked, fit_volume, prepared
 
 EXTENSIONS = (".mrc", ".map", ".rec", ".ccp4")
 COMPRESSED = (".gz", ".bz2")
@@ -72,6 +73,19 @@ def remarks(volume, contour, signed):
     if limit := negative_limit(volume, signed):
         notes.append(limit)
     return notes
+
+
+def planned_levels(path, pixel_size, settings, say):
+    """Gaussians of each level that `run_fit` would fit at most; the map is read and checked as it does."""
+    volume, header, voxel_size, _ = read_map(path, pixel_size)
+    for note in remarks(volume, settings["contour"], settings["signed"]):
+        say(f"note: {note}")
+    of_map = {name: value for name, value in settings.items() if name != "seed"}
+    try:
+        grid = Grid(volume.shape, voxel_size)
+        return checked(volume, grid, **of_map, bytes_per_voxel=header.dtype.itemsize)[2]
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def run_fit(path, output, *, pixel_size, settings, report, overwrite, say, progress, journal, record=None):

@@ -80,3 +80,19 @@ def read_short(path, most, what):
     if len(content) > most:
         raise InputError(f"{path}: more than {most:,} bytes; expected {what}; is this the right file?")
     return content
+
+
+def existing_folder(path):
+    """The path itself, or the nearest one above it that is there."""
+    path = Path(path).absolute()
+    return next(one for one in (path, *path.parents) if one.exists())
+
+
+def check_makeable(path):
+    """The `existing_folder` in which a folder could be made; an OSError, as `mkdir` would raise, if it could not."""
+    there = existing_folder(path)
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if not path.exists() and not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return there
