@@ -6,7 +6,6 @@ python benchmarks/against_c.py [--csv FOLDER] [--quick]     needs gcc and an x86
 import argparse
 import ctypes
 import os
-import statistics
 import subprocess
 import tempfile
 from pathlib import Path
@@ -20,7 +19,7 @@ from taigs.render import Renderer, Voxelizer
 from taigs.views import Grid
 
 GCC = ("gcc", "-O3", "-mavx2", "-mfma", "-ffast-math", "-shared", "-fPIC")
-ROUNDS = 7
+ROUNDS = 15
 VIEWS = 8
 
 
@@ -104,12 +103,13 @@ def gradient(fields, n):
 
 
 def interleaved(pairs):
-    """[(ours, in C)] median seconds of each pair of calls."""
+    """For each pair of calls (ours, in C): median seconds of both, and the median ratio of neighbours in time."""
     for pair in pairs:
         for work in pair:
             work()  # compiled and warm
-    rounds = [[[seconds_of(work) for work in pair] for pair in pairs] for _ in range(ROUNDS)]
-    return [[statistics.median(r[i][j] for r in rounds) for j in (0, 1)] for i in range(len(pairs))]
+    rounds = np.array([[[seconds_of(work) for work in pair] for pair in pairs] for _ in range(ROUNDS)])
+    ratios = np.median(rounds[..., 0] / rounds[..., 1], axis=0)
+    return [(*map(float, pair), float(ratio)) for pair, ratio in zip(np.median(rounds, axis=0), ratios, strict=True)]
 
 
 def steps(c, table, sizes):
@@ -125,11 +125,11 @@ def steps(c, table, sizes):
             )
             assert_same(gradient(r.cloud, n), in_c.cloud.v_raw, "gradient")
             names = ("forward", "backward", "whole")
-            for name, (ours, theirs) in zip(
+            for name, (ours, theirs, ratio) in zip(
                 names, interleaved([(getattr(step, name), getattr(in_c, name)) for name in names]), strict=True
             ):
                 scale = 1e9 / (n * VIEWS)
-                table.add(box, n, f"{sigmas[0]:g}-{sigmas[1]:g}", name, ours * scale, theirs * scale, ours / theirs)
+                table.add(box, n, f"{sigmas[0]:g}-{sigmas[1]:g}", name, ours * scale, theirs * scale, ratio)
 
 
 def volumes(c, table, sizes):
@@ -164,8 +164,8 @@ def volumes(c, table, sizes):
             assert_same(voxelizer.voxels.slab.to_numpy().reshape(volume.shape), volume, "volume")
             assert_same(gradient(renderer.cloud, n), cloud.v_raw, "gradient")
             pairs = interleaved([(draw, in_c), (vjp, vjp_in_c)])
-            for name, (ours, theirs) in zip(("voxelize", "its gradient"), pairs, strict=True):
-                table.add(box, n, f"{sigmas[0]:g}-{sigmas[1]:g}", name, 1e9 * ours / n, 1e9 * theirs / n, ours / theirs)
+            for name, (ours, theirs, ratio) in zip(("voxelize", "its gradient"), pairs, strict=True):
+                table.add(box, n, f"{sigmas[0]:g}-{sigmas[1]:g}", name, 1e9 * ours / n, 1e9 * theirs / n, ratio)
 
 
 def main():

@@ -1,5 +1,6 @@
-/* The yardstick of the CPU kernels: one step in C with AVX2 intrinsics, the algorithms of taigs/kernels on one thread,
- * without their guards against what is no Gaussian, too narrow or too correlated. Built and called by against_c.py. */
+/* The yardstick of the CPU kernels: a step in C with AVX2 intrinsics on one thread. Supports and results are those of
+ * taigs/kernels, rows follow from each other as there; guards against what is no Gaussian, too narrow or too correlated
+ * are missing. Built and called by against_c.py. */
 #include <immintrin.h>
 #include <math.h>
 #include <stdlib.h>

@@ -83,7 +83,7 @@ class EllipseFields:
         n = n_views * self.capacity
         check_loop(n, "the projections of a cloud")
         self.x, self.y, self.rx, self.ry = scalars(n, 4)
-        self.a, self.b, self.c, self.peak, self.q = scalars(n, 5)
+        self.a, self.b, self.c, self.peak, self.q, self.across = scalars(n, 6)
         self.v_x, self.v_y, self.v_xx, self.v_xy, self.v_yy, self.v_mass = scalars(n, 6)
 
 

@@ -4,7 +4,7 @@ A view is M (2, 3) = projection / pixel size and t (2,): the ellipse has mean M 
 M S M^T + blur, in pixels, and the mass of the Gaussian, since a line integral keeps it.
 """
 
-from taigs.kernels.layout import COLUMN, LAYOUT, ROW, at_most, exp, within
+from taigs.kernels.layout import COLUMN, LAYOUT, ROW, SUPPORT, at_most, exp, within
 from taigs.runtime import ti
 
 TWO_PI = 6.283185307179586
@@ -12,6 +12,9 @@ FAINTEST, NARROWEST = 1e-30, 1e15  # 1/pixel^2: exponents of ellipses that are d
 LARGEST_PEAK = 1e30  # the sum of any number of Gaussians must stay finite
 LARGEST_VIEW = 1e9  # pixel per A, and pixels
 CULLED = -1.0  # pixels: the half-widths of an ellipse that is not drawn
+NARROW = -4.0  # c below this (sigma_y given x < 0.35 px): rows differ too much for the recurrence
+TALL = 20.0  # px: the recurrence's error grows with the square of the number of rows
+LARGEST_RATIO = 80.0  # the logarithm of what float32 holds, with room
 FAR = 1e6  # pixels, of means and half-widths: the ends of an ellipse must be integers
 
 
@@ -25,12 +28,37 @@ def load_view(views: ti.template(), b):
     return M, ti.select(ok, views.table[b, 6], -LARGEST_VIEW), ti.select(ok, views.table[b, 7], -LARGEST_VIEW)
 
 
+def safe_correlation(cutoff):
+    """Largest correlation at which the first row of every column that matters is above float32's underflow.
+
+    Solves t^2 + c^2 - 2 rho t c < L (1 - rho^2) at equality, for a column at t sigma and the row at c = -cutoff.
+    """
+    log_min = 2 * 86.0  # twice -log of the smallest float32
+    t = max(cutoff, 5.3)  # columns beyond (whole blocks are drawn) are below 1e-6 of the peak
+    root = t * t * cutoff * cutoff + log_min * (log_min - t * t - cutoff * cutoff)
+    return max(0.0, (root**0.5 - t * cutoff) / log_min)
+
+
+@ti.func
+def recurrence_fails(a, b, c, cxx, cyy, cut: ti.template()):
+    """Whether rows must be drawn by exponentials, of an ellipse of variances cxx and cyy (GPUs do so with all).
+
+    The recurrence over rows starts at the first one, whose value underflows float32 for strongly correlated or very
+    narrow ellipses, and it drifts in tall ones; nor may the ratio of the first rows overflow anywhere.
+    """
+    bound = ti.static(safe_correlation(cut) ** 2)
+    half_width = cut * ti.sqrt(cxx); half_height = cut * ti.sqrt(cyy)
+    ratio = ti.abs(b) * (half_width + SUPPORT) - c * (2 * half_height + 1)
+    return (b * b > bound * 4.0 * a * c) | (c < NARROW) | (half_height > TALL) | (ratio > LARGEST_RATIO)
+
+
 @ti.kernel
 def project(cloud: ti.template(), views: ti.template(), ellipses: ti.template(), n_chunks: int, n_views: int):
     """Exponent a dx^2 + b dx dy + c dy^2 and peak of every ellipse, and half-widths of its support."""
     # inputs:  cloud.raw (position), cloud.cov (6, capacity), cloud.mass; views.table (B, 8)
     # outputs (overwritten), index view * capacity + g: ellipses.a b c peak, x y (mean), rx ry (cut-off half-widths),
-    #          q = exp(2 c), the ratio of ratios of successive rows
+    #          on the CPU q = exp(2 c), the ratio of ratios of successive rows, or -1 where these may not be used;
+    #          across = exp(8 b), the factor of that ratio from one vector of pixels to the next
     for k in range(LAYOUT.stride * n_chunks * n_views):
         if k % LAYOUT.stride == 0:
             task = k // LAYOUT.stride
@@ -63,7 +91,11 @@ def project(cloud: ti.template(), views: ti.template(), ellipses: ti.template(),
                 ellipses.b[o + g] = ti.select(ok, cxy * inverse, 0.0)
                 ellipses.c[o + g] = ti.select(ok, c, 0.0)
                 ellipses.peak[o + g] = ti.select(ok, peak, 0.0)
-                ellipses.q[o + g] = exp(2.0 * ti.select(ok, c, 0.0))
+                if ti.static(LAYOUT.lanes > 1):
+                    b = ti.select(ok, cxy * inverse, 0.0)
+                    per_row = recurrence_fails(ti.select(ok, a, 0.0), b, ti.select(ok, c, 0.0), cxx, cyy, cut)
+                    ellipses.q[o + g] = ti.select(per_row, -1.0, exp(2.0 * ti.select(ok, c, 0.0)))
+                    ellipses.across[o + g] = exp(LAYOUT.lanes * b)
             for g in range(first, first + LAYOUT.chunk):
                 ok = ellipses.c[o + g] < 0
                 x = cloud.raw[0][g]; y = cloud.raw[1][g]; z = cloud.raw[2][g]

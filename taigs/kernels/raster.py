@@ -7,9 +7,6 @@ its width `rx` touches: the same set of pixels in every form, so that backends a
 from taigs.kernels.layout import LAYOUT, SUPPORT, exp
 from taigs.runtime import ti
 
-NARROW = -4.0  # c below this (sigma_y given x < 0.35 px): rows differ too much for the recurrence
-TALL = 20.0  # px: the recurrence's error grows with the square of the number of rows
-
 
 @ti.func
 def support(ellipses: ti.template(), i, height, blocks):
@@ -28,25 +25,12 @@ def support(ellipses: ti.template(), i, height, blocks):
     )
 
 
-def safe_correlation(cutoff):
-    """Largest correlation at which the first row of every column that matters is above float32's underflow.
-
-    Solves t^2 + c^2 - 2 rho t c < L (1 - rho^2) at equality, for a column at t sigma and the row at c = -cutoff.
-    """
-    log_min = 2 * 86.0  # twice -log of the smallest float32
-    t = max(cutoff, 5.3)  # columns beyond (whole blocks are drawn) are below 1e-6 of the peak
-    root = t * t * cutoff * cutoff + log_min * (log_min - t * t - cutoff * cutoff)
-    return max(0.0, (root**0.5 - t * cutoff) / log_min)
-
-
 @ti.func
-def needs_exp_per_row(a, b, c, ry, cutoff: ti.template()):
-    """The row recurrence starts at the first row of the support, whose value underflows float32 for strongly
-    correlated or very narrow ellipses, and it drifts in tall ones; on a GPU exponentials are cheaper anyway."""
-    bound = ti.static(safe_correlation(cutoff) ** 2)
+def per_row(q):
+    """Whether an exponential is taken in every row: on a GPU it is cheaper than what replaces it."""
     answer = True
     if ti.static(LAYOUT.lanes > 1):
-        answer = b * b > bound * 4.0 * a * c or c < NARROW or ry > TALL
+        answer = q < 0
     return answer
 
 
@@ -78,7 +62,7 @@ def raster(
                 x = ellipses.x[i]; a = ellipses.a[i]; b = ellipses.b[i]; c = ellipses.c[i]
                 peak = ellipses.peak[i]; q = ellipses.q[i]
                 dy = y0 - ellipses.y[i]
-                if needs_exp_per_row(a, b, c, ellipses.ry[i], ti.static(ellipses.cutoff)):
+                if per_row(q):
                     for kx in range(k0, k1 + 1):
                         dx = lane + (kx * LAYOUT.lanes - x)
                         p = base + y0 * blocks + kx
@@ -88,18 +72,20 @@ def raster(
                             d += 1.0
                             p += blocks
                 else:
-                    # f(y+1) = r(y) f(y) and r(y+1) = q r(y): two exponentials a column instead of one a pixel
-                    bdy = b * dy; cdy2 = c * dy * dy; ratio = c * (2 * dy + 1)
+                    # f(y+1) = r(y) f(y), r(y+1) = q r(y): an exponential a column instead of one a pixel
+                    bdy = b * dy; cdy2 = c * dy * dy; across = ellipses.across[i]
+                    ratio = exp(b * (lane + (k0 * LAYOUT.lanes - x)) + c * (2 * dy + 1))
                     for kx in range(k0, k1 + 1):
                         dx = lane + (kx * LAYOUT.lanes - x)
                         f = peak * exp((a * dx + bdy) * dx + cdy2)
-                        r = exp(b * dx + ratio)
+                        r = ratio
                         p = base + y0 * blocks + kx
                         for _ in range(rows):
                             images.parts[p] = images.parts[p] + f
                             f *= ti.abs(r)
                             r *= q
                             p += blocks
+                        ratio *= across
 
 
 # With g = exp(a dx^2 + b dx dy + c dy^2), Q = C^-1 = [[-2a, -b], [-b, -2c]], P = peak = mass / (2 pi |C|^1/2), and
@@ -131,13 +117,13 @@ def raster_vjp(
                 # Sums kept in memory: LLVM vectorises from stores, registers would be summed lane by lane.
                 for j in ti.static(range(6)):
                     images.sums[s + j] = zero
-                per_row = needs_exp_per_row(a, b, c, ellipses.ry[i], ti.static(ellipses.cutoff))
-                bdy = b * dy; cdy2 = c * dy * dy; ratio = c * (2 * dy + 1)
+                bdy = b * dy; cdy2 = c * dy * dy; across = ellipses.across[i]
+                ratio = exp(b * (lane + (k0 * LAYOUT.lanes - x)) + c * (2 * dy + 1))
                 for kx in range(k0, k1 + 1):
                     dx = lane + (kx * LAYOUT.lanes - x)
                     p = base + y0 * blocks + kx
                     w0 = zero; w1 = zero; w2 = zero
-                    if per_row:
+                    if per_row(q):
                         d = dy
                         for _ in range(rows):
                             w0 += images.residual[p] * exp((a * dx + b * d) * dx + c * d * d)
@@ -147,7 +133,7 @@ def raster_vjp(
                             d += 1.0
                     else:
                         f = exp((a * dx + bdy) * dx + cdy2)
-                        r = exp(b * dx + ratio)
+                        r = ratio
                         for _ in range(rows):
                             w0 += images.residual[p] * f
                             w1 += w0
@@ -155,6 +141,7 @@ def raster_vjp(
                             f *= ti.abs(r)
                             r *= q
                             p += blocks
+                        ratio *= across
                     images.sums[s] = images.sums[s] + w0
                     images.sums[s + 1] = images.sums[s + 1] + w0 * dx
                     images.sums[s + 2] = images.sums[s + 2] + w1

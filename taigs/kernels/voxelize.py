@@ -7,8 +7,7 @@ neighbour's by the recurrence of kernels/raster.py. On a GPU a task is a Gaussia
 """
 
 from taigs.kernels.layout import COLUMN, LAYOUT, ROW, SUPPORT, at_most, exp, within
-from taigs.kernels.project import CULLED, FAR, LARGEST_PEAK
-from taigs.kernels.raster import NARROW, TALL
+from taigs.kernels.project import CULLED, FAR, LARGEST_PEAK, LARGEST_RATIO, NARROW, TALL
 from taigs.runtime import ti
 
 TWO_PI_CUBED_ROOT = 15.749609945722419  # (2 pi)^(3/2)
@@ -152,7 +151,7 @@ def recurrence_fails(p: ti.template(), i, dy, z0, z1, cutoff: ti.template()):
             least = ti.min(least, plane - ti.abs(xy * dy + xz * dz) * end)
         far = half + SUPPORT
         ratio = ti.abs(xy) * far + ti.abs(yz) * ti.max(ti.abs(dz0), ti.abs(dz1)) - yy * (2 * ti.abs(dy) + 1)
-        answer = least < -75.0 or ratio > 75.0 or yy < NARROW or zz < NARROW or p[11][i] > TALL
+        answer = least < -LARGEST_RATIO or ratio > LARGEST_RATIO or yy < NARROW or zz < NARROW or p[11][i] > TALL
     return answer
 
 
