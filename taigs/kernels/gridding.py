@@ -11,6 +11,7 @@ from taigs.runtime import ti
 
 array = ti.types.ndarray(ndim=1)
 LARGEST = 1e25  # of a sample: the sum of any number of them must stay finite
+SPREAD = 13  # a prime, for tasks in an order that mixes low and high planes
 LARGEST_ENTRY = 1e3  # of a rotation, with room for a magnification
 
 
@@ -91,7 +92,9 @@ def insert_slices(
             task = k // LAYOUT.stride
             first_plane = 0; end_plane = planes; v_first = 0; v_end = n_views; row_first = 0; row_end = n
             if ti.static(LAYOUT.lanes > 1):
-                first_plane = task * planes // n_tasks; end_plane = (task + 1) * planes // n_tasks
+                # Low planes have the most samples, and a thread takes tasks that follow one another.
+                part = task if n_tasks % SPREAD == 0 else task * SPREAD % n_tasks
+                first_plane = part * planes // n_tasks; end_plane = (part + 1) * planes // n_tasks
             else:
                 v_first = task // n; v_end = v_first + 1; row_first = task % n; row_end = row_first + 1
             for v in range(v_first, v_end):
@@ -122,20 +125,30 @@ def insert_slices(
 
 
 @ti.func
+def index_of(frequency, size):
+    """Place of a frequency of at most size / 2 + 1 in the order of an FFT."""
+    return ti.select(frequency < 0, frequency + size, frequency)
+
+
+@ti.func
 def add_sample(grid: ti.template(), re, im, weight, x, y, z, size, first_plane, end_plane):
     x0 = ti.floor(x); y0 = ti.floor(y); z0 = ti.floor(z)
-    for dz, dy, dx in ti.static(ti.ndrange(2, 2, 2)):
-        plane = ti.cast(z0, ti.i32) + dz
-        if first_plane <= plane < end_plane:
-            share = (1 - ti.abs(x - x0 - dx)) * (1 - ti.abs(y - y0 - dy)) * (1 - ti.abs(z - z0 - dz))
-            column = (ti.cast(x0, ti.i32) + dx + size) % size
-            line = (ti.cast(y0, ti.i32) + dy + size) % size
-            cell = 3 * ((plane * size + line) * size + column)
-            if ti.static(LAYOUT.lanes > 1):
-                grid[cell] = grid[cell] + share * re
-                grid[cell + 1] = grid[cell + 1] + share * im
-                grid[cell + 2] = grid[cell + 2] + share * weight
-            else:
-                ti.atomic_add(grid[cell], share * re)
-                ti.atomic_add(grid[cell + 1], share * im)
-                ti.atomic_add(grid[cell + 2], share * weight)
+    fx = x - x0; fy = y - y0; fz = z - z0
+    xi = ti.cast(x0, ti.i32); yi = ti.cast(y0, ti.i32); zi = ti.cast(z0, ti.i32)
+    for dz in ti.static(range(2)):
+        if first_plane <= zi + dz < end_plane:
+            of_plane = fz if dz else 1 - fz
+            for dy in ti.static(range(2)):
+                of_line = of_plane * (fy if dy else 1 - fy)
+                line = ((zi + dz) * size + index_of(yi + dy, size)) * size
+                for dx in ti.static(range(2)):
+                    share = of_line * (fx if dx else 1 - fx)
+                    cell = 3 * (line + index_of(xi + dx, size))
+                    if ti.static(LAYOUT.lanes > 1):
+                        grid[cell] = grid[cell] + share * re
+                        grid[cell + 1] = grid[cell + 1] + share * im
+                        grid[cell + 2] = grid[cell + 2] + share * weight
+                    else:
+                        ti.atomic_add(grid[cell], share * re)
+                        ti.atomic_add(grid[cell + 1], share * im)
+                        ti.atomic_add(grid[cell + 2], share * weight)
