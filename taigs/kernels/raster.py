@@ -72,7 +72,8 @@ def raster(
                             d += 1.0
                             p += blocks
                 else:
-                    # f(y+1) = r(y) f(y), r(y+1) = q r(y): an exponential a column instead of one a pixel
+                    # f(y+1) = r(y) f(y), r(y+1) = q r(y): one exponential a column, not one a pixel. r is positive:
+                    # abs, since LLVM does not vectorise a product of two numbers that both change in the loop.
                     bdy = b * dy; cdy2 = c * dy * dy; across = ellipses.across[i]
                     ratio = exp(b * (lane + (k0 * LAYOUT.lanes - x)) + c * (2 * dy + 1))
                     for kx in range(k0, k1 + 1):
