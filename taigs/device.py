@@ -11,6 +11,7 @@ from taigs.kernels import transfer
 from taigs.kernels.densify import NOWHERE
 from taigs.kernels.fields import CloudFields
 from taigs.kernels.layout import LAYOUT, round_up
+from taigs.morton import morton_order
 
 log = logging.getLogger("taigs")
 ROWS = 35  # of numbers for each Gaussian; see `read_rows`
@@ -35,6 +36,11 @@ class DeviceCloud:
 
     def get_cloud(self):
         return download(self.cloud, self.n)
+
+    def sort(self, half_width):
+        """Order the Gaussians in space; `half_width` (A) is that of the box."""
+        rows = read_rows(self.cloud, self.n)
+        write_rows(self.cloud, rows[:, morton_order(rows[:3].T, half_width)])
 
     def state(self):
         """All that later steps of a fit depend on, exactly, for `set_state`."""

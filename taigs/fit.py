@@ -99,6 +99,7 @@ class Fit:
         """Give the cloud the size of a stage, once."""
         if not self.at.entered:
             self.densify(stage)
+            self.gaussians.sort(max(self.bounds))
             self.at.entered = True
             self.good = self.state()
 

@@ -132,6 +132,7 @@ ASTTransformerContext.get_pos_info = _place
 
 def _start(name, precision, threads, cache_dir, debug):
     """True if Taichi runs on `name` afterwards (it falls back to the CPU without an error)."""
+    before = _threads_of_this_process()
     with _silent_stdout():
         try:
             ti.init(
@@ -145,9 +146,28 @@ def _start(name, precision, threads, cache_dir, debug):
             )
         except RuntimeError:
             return False
+        if name == "cpu":
+            _pin(sorted(_threads_of_this_process() - before)[-threads:])
         return ti.cfg.arch == (getattr(ti, name) if name != "cpu" else ti.x64) or (
             name == "cpu" and ti.cfg.arch == ti.arm64
         )
+
+
+def _threads_of_this_process():
+    """Their numbers in the system; nothing but on Linux."""
+    return set(map(int, os.listdir("/proc/self/task"))) if sys.platform == "linux" else set()
+
+
+def _pin(workers):
+    """Tie each worker to a processor of its own, if they use all that this process may use.
+
+    Taichi wakes its workers for every kernel, and the scheduler often lets two of them wait for one processor
+    until the next balancing, which is longer than most kernels take.
+    """
+    processors = sorted(os.sched_getaffinity(0)) if workers else []
+    if len(workers) == len(processors):
+        for worker, processor in zip(workers, processors, strict=True):
+            os.sched_setaffinity(worker, {processor})
 
 
 def _software_vulkan_only():

@@ -52,6 +52,7 @@ NEEDS = {
     "chromium": (CHROMIUM is not None, "no Chromium"),
     "mpi": (has_mpi(), "no mpirun, or no mpi4py with a library of MPI"),
     "x86": (platform.machine().lower() in ("x86_64", "amd64"), "not an x86 processor"),
+    "linux": (sys.platform == "linux", "not Linux"),
 }
 # Bounds checks in every kernel that these fixtures start. Vulkan has none, so that what a GPU runs is then compiled
 # for the CPU.

@@ -1,6 +1,6 @@
 """One Adam step (Kingma & Ba 2015) for all parameter groups of a cloud."""
 
-from taigs.kernels.layout import LAYOUT, at_most
+from taigs.kernels.layout import LAYOUT, at_most, bounded, share, slots
 from taigs.runtime import ti
 
 EPSILON = 1e-15
@@ -20,9 +20,10 @@ def adam(
     """
     # inputs:  cloud.v_raw (11, capacity); correction = 1 / (1 - beta^step); rates in the parameter's unit per step
     # outputs (updated): cloud.raw, cloud.moment1, cloud.moment2 (11, capacity)
-    for k in range(LAYOUT.stride * n_chunks):
-        if k % LAYOUT.stride == 0:
-            first = k // LAYOUT.stride * LAYOUT.chunk
+    for k in range(slots(n_chunks)):
+        begin, end = share(k, n_chunks)
+        for task in range(begin, end):
+            first = bounded(task) * LAYOUT.chunk
             count = cloud.count[None]  # loads the root of the fields once, outside the vectorised loops
             for j in ti.static(range(11)):
                 rate = rate_position if j < 3 else rate_log_sigma if j < 6 else rate_quaternion if j < 10 else rate_mass
@@ -46,9 +47,10 @@ def gradient_size(cloud: ti.template(), n_chunks: int) -> float:
     """Sum of |dL/draw|: not finite if any part of the gradient is not, whatever the order of the sum."""
     # inputs:  cloud.v_raw (11, capacity)
     total = 0.0
-    for k in range(LAYOUT.stride * n_chunks):
-        if k % LAYOUT.stride == 0:
-            first = k // LAYOUT.stride * LAYOUT.chunk
+    for k in range(slots(n_chunks)):
+        begin, end = share(k, n_chunks)
+        for task in range(begin, end):
+            first = bounded(task) * LAYOUT.chunk
             size = 0.0
             for j in ti.static(range(11)):
                 for g in range(first, first + LAYOUT.chunk):

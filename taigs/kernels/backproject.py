@@ -6,8 +6,8 @@ between the two nearest columns. Indices: volume (y block, z, x), images (y bloc
 """
 
 from taigs.kernels.fields import vectors
-from taigs.kernels.layout import LAYOUT, SUPPORT, at_most, round_up
-from taigs.runtime import check_size, ti
+from taigs.kernels.layout import LAYOUT, SUPPORT, at_most, round_up, share, slots
+from taigs.runtime import ti
 
 FAR = 1e6  # columns: keeps the conversion to integers defined
 
@@ -21,7 +21,6 @@ class TiltFields:
         self.n_views = n_views
         self.n_columns = n_columns
         self.blocks = round_up(self.ny, SUPPORT) // LAYOUT.lanes
-        check_size(LAYOUT.stride * self.blocks * max(self.nz, n_views), "the loop over the volume's rows")
         self.volume = vectors(self.blocks * self.nz * self.nx)
         self.images = vectors(self.blocks * n_views * n_columns)
         self.rays = ti.field(float, shape=(n_views, 3))
@@ -46,9 +45,9 @@ def project_voxels(tilt: ti.template(), n_tasks: int, n_views: int, n_columns: i
     """images = A volume: every voxel adds to two columns of each view; a task owns its (y block, view)."""
     # inputs:  tilt.volume
     # outputs (overwritten): tilt.images
-    for k in range(LAYOUT.stride * n_tasks):
-        if k % LAYOUT.stride == 0:
-            task = k // LAYOUT.stride
+    for k in range(slots(n_tasks)):
+        begin, end = share(k, n_tasks)
+        for task in range(begin, end):
             block = task // n_views
             view = task - block * n_views
             base = task * n_columns
@@ -70,9 +69,9 @@ def back_project(tilt: ti.template(), n_tasks: int, n_views: int, n_columns: int
     """volume = A^T images: every voxel gathers from two columns of each view; a task owns its (y block, z)."""
     # inputs:  tilt.images
     # outputs (overwritten): tilt.volume
-    for k in range(LAYOUT.stride * n_tasks):
-        if k % LAYOUT.stride == 0:
-            task = k // LAYOUT.stride
+    for k in range(slots(n_tasks)):
+        begin, end = share(k, n_tasks)
+        for task in range(begin, end):
             block = task // nz
             z = task - block * nz
             for x in range(nx):

@@ -4,7 +4,7 @@ A slot whose parameters are no Gaussian's (`valid`) gets the covariance and the 
 and its gradient is 0.
 """
 
-from taigs.kernels.layout import COLUMN, LAYOUT, ROW, at_most, exp, within
+from taigs.kernels.layout import COLUMN, LAYOUT, ROW, at_most, bounded, exp, share, slots, within
 from taigs.runtime import ti
 
 LARGEST = 1e15  # A, or raw mass; beyond it products of two overflow float32
@@ -41,9 +41,10 @@ def covariance(cloud: ti.template(), n_chunks: int):
     """S = (R diag(s)) (R diag(s))^T with s = exp(log s); mass = unit * softplus(raw), or unit * raw if signed."""
     # inputs:  cloud.raw (11, capacity)
     # outputs (overwritten): cloud.cov (6, capacity) xx xy xz yy yz zz in A^2; cloud.mass (capacity)
-    for k in range(LAYOUT.stride * n_chunks):
-        if k % LAYOUT.stride == 0:
-            first = k // LAYOUT.stride * LAYOUT.chunk
+    for k in range(slots(n_chunks)):
+        begin, end = share(k, n_chunks)
+        for task in range(begin, end):
+            first = bounded(task) * LAYOUT.chunk
             unit = cloud.unit[None]
             for g in range(first, first + LAYOUT.chunk):
                 ok = valid(cloud, g)
@@ -72,9 +73,10 @@ def covariance_vjp(cloud: ti.template(), n_chunks: int):
     # inputs:     cloud.raw (11, capacity), cloud.cov
     # cotangents: cloud.v_pos (3, capacity), cloud.v_cov (6, capacity) entries of G, cloud.v_mass (capacity)
     # outputs (overwritten): cloud.v_raw (11, capacity)
-    for k in range(LAYOUT.stride * n_chunks):
-        if k % LAYOUT.stride == 0:
-            first = k // LAYOUT.stride * LAYOUT.chunk
+    for k in range(slots(n_chunks)):
+        begin, end = share(k, n_chunks)
+        for task in range(begin, end):
+            first = bounded(task) * LAYOUT.chunk
             unit = cloud.unit[None]
             for g in range(first, first + LAYOUT.chunk):
                 ok = valid(cloud, g)

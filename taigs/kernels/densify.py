@@ -6,7 +6,7 @@ splitting and cloning; pruning removes only masses below `mass_min` or outside t
 """
 
 from taigs.kernels.covariance import valid
-from taigs.kernels.layout import LAYOUT, within
+from taigs.kernels.layout import LAYOUT, bounded, share, slots, within
 from taigs.runtime import ti
 
 EMPTY, KEEP, SPLIT = 0, 1, 2
@@ -20,9 +20,10 @@ NOWHERE = 1e9  # A: empty slots lie so far outside that no kernel ever draws the
 def add_score(cloud: ti.template(), n_chunks: int):
     """score += |dL/dposition|: how strongly the residual pulls at a Gaussian."""
     # inputs:  cloud.v_raw (11, capacity);  outputs (added to): cloud.score (capacity)
-    for k in range(LAYOUT.stride * n_chunks):
-        if k % LAYOUT.stride == 0:
-            first = k // LAYOUT.stride * LAYOUT.chunk
+    for k in range(slots(n_chunks)):
+        begin, end = share(k, n_chunks)
+        for task in range(begin, end):
+            first = bounded(task) * LAYOUT.chunk
             for g in range(first, first + LAYOUT.chunk):
                 x = cloud.v_raw[0][g]; y = cloud.v_raw[1][g]; z = cloud.v_raw[2][g]
                 square = x * x + y * y + z * z

@@ -24,11 +24,6 @@ def vectors(n):
     return ti.Vector.field(LAYOUT.lanes, float, shape=max(n, 1))
 
 
-def check_loop(n, what):
-    """Refuse clouds over whose chunks no loop can count: tasks are spaced apart."""
-    check_size(n // LAYOUT.chunk * LAYOUT.stride, f"the loop over {what} of {n:,}", "fewer Gaussians")
-
-
 @ti.data_oriented
 class CloudFields:
     """Parameters of up to `capacity` Gaussians, what is derived from them, and their gradients.
@@ -42,7 +37,7 @@ class CloudFields:
 
     def __init__(self, capacity, signed=False):
         self.capacity = round_up(max(capacity, 1), LAYOUT.chunk)
-        check_loop(self.capacity, "a cloud")
+        check_size(2 * self.capacity, "a cloud's positions and masses", "fewer Gaussians")  # MOST_TASKS chunks
         self.signed = signed
         self.raw = scalars(self.capacity, 11)
         self.cov = scalars(self.capacity, 6)
@@ -81,7 +76,6 @@ class EllipseFields:
         self.capacity = round_up(max(capacity, 1), LAYOUT.chunk)
         self.cutoff = cutoff
         n = n_views * self.capacity
-        check_loop(n, "the projections of a cloud")
         self.x, self.y, self.rx, self.ry = scalars(n, 4)
         self.a, self.b, self.c, self.peak, self.q, self.across = scalars(n, 6)
         self.v_x, self.v_y, self.v_xx, self.v_xy, self.v_yy, self.v_mass = scalars(n, 6)

@@ -6,7 +6,7 @@ walks only the part of each slice that reaches them, so that no two tasks write 
 depend on the number of threads; on a GPU a task is a row of a slice and adds atomically.
 """
 
-from taigs.kernels.layout import LAYOUT, at_most
+from taigs.kernels.layout import LAYOUT, at_most, share, slots
 from taigs.runtime import ti
 
 array = ti.types.ndarray(ndim=1)
@@ -87,9 +87,9 @@ def insert_slices(
     #          padding = size / n
     # outputs (added to): grid (planes, size, size) of (Re B, Im B, W)
     half = n // 2 + 1
-    for k in range(LAYOUT.stride * n_tasks):
-        if k % LAYOUT.stride == 0:
-            task = k // LAYOUT.stride
+    for k in range(slots(n_tasks)):
+        begin, end = share(k, n_tasks)
+        for task in range(begin, end):
             first_plane = 0; end_plane = planes; v_first = 0; v_end = n_views; row_first = 0; row_end = n
             if ti.static(LAYOUT.lanes > 1):
                 # Low planes have the most samples, and a thread takes tasks that follow one another.

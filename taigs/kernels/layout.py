@@ -4,9 +4,9 @@ On the CPU a task is a chunk of 128 Gaussians whose inner loops LLVM vectorises,
 a sequence of 8-pixel vectors. On a GPU a task is one Gaussian and a vector is one pixel. The kernels
 are written once for both; the constants are read when a kernel is compiled.
 
-Two facts of Taichi 1.7 on the CPU shape the loops: a top-level loop gives every thread at least 512
-iterations, so tasks are spaced 512 apart (`stride`); and ``a[i] += v`` is an atomic, so sums that
-one task owns are written ``a[i] = a[i] + v``.
+Two facts of Taichi 1.7 on the CPU shape the loops: a top-level loop is cut into equal pieces of 512
+iterations or more, one for each thread, so that tasks are shared out by `slots` and `share`; and
+``a[i] += v`` is an atomic, so sums that one task owns are written ``a[i] = a[i] + v``.
 """
 
 import numpy as np
@@ -16,6 +16,8 @@ from taigs.runtime import ti
 
 SUPPORT = 8  # px: every form of the rasteriser covers whole aligned 8-pixel blocks in x
 LOG2_E = 1.4426950408889634
+PIECE = 512  # iterations that Taichi gives a thread at least
+MOST_TASKS = 2**23 - 1  # on the CPU
 
 
 class Layout:
@@ -32,9 +34,9 @@ class Layout:
         return 128 if runtime.current().is_cpu else 1
 
     @property
-    def stride(self):
-        """Iterations of a top-level loop that stand for one task."""
-        return 512 if runtime.current().is_cpu else 1
+    def threads(self):
+        """Of the CPU."""
+        return runtime.current().threads
 
     @property
     def strips(self):
@@ -67,6 +69,35 @@ def round_up(n, multiple):
 def bits(value):
     """The integer that has the bits of a float32."""
     return int(np.float32(value).view(np.int32))
+
+
+@ti.func
+def slots(n_tasks):
+    """Iterations of a top-level loop over tasks; `share` tells the tasks of each."""
+    if ti.static(LAYOUT.lanes > 1):
+        return PIECE * LAYOUT.threads
+    else:
+        return n_tasks
+
+
+@ti.func
+def share(slot, n_tasks):
+    """First task and last + 1 of an iteration: on the CPU the share of a thread, on a GPU one task."""
+    if ti.static(LAYOUT.lanes > 1):
+        each = (n_tasks + LAYOUT.threads - 1) // LAYOUT.threads
+        begin = ti.min(slot // PIECE * each, n_tasks)
+        return begin, ti.select(slot % PIECE == 0, ti.min(begin + each, n_tasks), begin)
+    else:
+        return slot, slot + 1
+
+
+@ti.func
+def bounded(task):
+    """The number of a task as one that LLVM knows to stay small: it vectorises only where no index can overflow."""
+    if ti.static(LAYOUT.lanes > 1):
+        return task & MOST_TASKS
+    else:
+        return task
 
 
 @ti.func

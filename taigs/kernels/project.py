@@ -4,7 +4,7 @@ A view is M (2, 3) = projection / pixel size and t (2,): the ellipse has mean M 
 M S M^T + blur, in pixels, and the mass of the Gaussian, since a line integral keeps it.
 """
 
-from taigs.kernels.layout import COLUMN, LAYOUT, ROW, SUPPORT, at_most, exp, within
+from taigs.kernels.layout import COLUMN, LAYOUT, ROW, SUPPORT, at_most, bounded, exp, share, slots, within
 from taigs.runtime import ti
 
 TWO_PI = 6.283185307179586
@@ -59,9 +59,9 @@ def project(cloud: ti.template(), views: ti.template(), ellipses: ti.template(),
     # outputs (overwritten), index view * capacity + g: ellipses.a b c peak, x y (mean), rx ry (cut-off half-widths),
     #          on the CPU q = exp(2 c), the ratio of ratios of successive rows, or -1 where these may not be used;
     #          across = exp(8 b), the factor of that ratio from one vector of pixels to the next
-    for k in range(LAYOUT.stride * n_chunks * n_views):
-        if k % LAYOUT.stride == 0:
-            task = k // LAYOUT.stride
+    for k in range(slots(n_chunks * n_views)):
+        begin, end = share(k, n_chunks * n_views)
+        for task in range(begin, end):
             view = task // n_chunks
             first = (task - view * n_chunks) * LAYOUT.chunk
             o = view * ti.static(ellipses.capacity)
@@ -118,10 +118,10 @@ def project_vjp(
     # cotangents: ellipses.v_x v_y v_xx v_xy v_yy v_mass, index view * capacity + g
     # outputs (overwritten): cloud.v_pos (3, capacity), cloud.v_cov (6, capacity), cloud.v_mass;
     #          with_pose: views.v_parts (B, n_chunks, 8), the chunk's share of dL/dM (6) and dL/dt (2)
-    for k in range(LAYOUT.stride * n_chunks):
-        if k % LAYOUT.stride == 0:
-            block = k // LAYOUT.stride
-            first = block * LAYOUT.chunk
+    for k in range(slots(n_chunks)):
+        begin, end = share(k, n_chunks)
+        for task in range(begin, end):
+            first = bounded(task) * LAYOUT.chunk
             for g in range(first, first + LAYOUT.chunk):
                 for j in ti.static(range(3)):
                     cloud.v_pos[j][g] = 0.0
@@ -144,7 +144,7 @@ def project_vjp(
                             M[0, a] * (xx * M[0, b] + xy * M[1, b]) + M[1, a] * (xy * M[0, b] + yy * M[1, b])
                         )
                 if ti.static(with_pose):
-                    pose_share(cloud, views, ellipses, view, block, o, first, M)
+                    pose_share(cloud, views, ellipses, view, task, o, first, M)
 
 
 @ti.func

@@ -4,7 +4,7 @@ The support of an ellipse is the rows within `ry` of its mean times the aligned 
 its width `rx` touches: the same set of pixels in every form, so that backends agree to rounding.
 """
 
-from taigs.kernels.layout import LAYOUT, SUPPORT, exp
+from taigs.kernels.layout import LAYOUT, SUPPORT, exp, share, slots
 from taigs.runtime import ti
 
 
@@ -42,9 +42,9 @@ def raster(
     """Sum of all ellipses of a view; one private image per (part of the cloud, view), no atomics."""
     # inputs:  ellipses (index view * capacity + g)
     # outputs (overwritten): images.parts (n_parts * n_views, height, blocks) vectors
-    for k in range(LAYOUT.stride * n_parts * n_views):
-        if k % LAYOUT.stride == 0:
-            task = k // LAYOUT.stride
+    for k in range(slots(n_parts * n_views)):
+        begin, end = share(k, n_parts * n_views)
+        for task in range(begin, end):
             part = task // n_views
             view = task - part * n_views
             base = task * height * blocks
@@ -101,9 +101,9 @@ def raster_vjp(
     # inputs:     ellipses (index view * capacity + g)
     # cotangents: images.residual (n_views, height, blocks) vectors
     # outputs (overwritten): ellipses.v_x v_y (mean), v_xx v_xy v_yy (entries of dL/dC), v_mass
-    for k in range(LAYOUT.stride * n_chunks * n_views):
-        if k % LAYOUT.stride == 0:
-            task = k // LAYOUT.stride
+    for k in range(slots(n_chunks * n_views)):
+        begin, end = share(k, n_chunks * n_views)
+        for task in range(begin, end):
             view = task // n_chunks
             first = view * ti.static(ellipses.capacity) + (task - view * n_chunks) * LAYOUT.chunk
             base = view * height * blocks

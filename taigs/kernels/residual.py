@@ -3,7 +3,7 @@
 loss = 1/2 sum_v w_v sum_pixels (gain_v model + offset_v - target)^2
 """
 
-from taigs.kernels.layout import LAYOUT
+from taigs.kernels.layout import LAYOUT, share, slots
 from taigs.runtime import ti
 
 
@@ -19,9 +19,9 @@ def collect(images: ti.template(), n_views: int, n_parts: int, height: int, widt
     # inputs:  images.parts, images.target
     # outputs (overwritten): images.parts (first n_views images), images.statistics (n_views * strips, 6):
     #          sums over pixels of model, model^2, model * target, target, target^2
-    for k in range(LAYOUT.stride * n_views * LAYOUT.strips):
-        if k % LAYOUT.stride == 0:
-            task = k // LAYOUT.stride
+    for k in range(slots(n_views * LAYOUT.strips)):
+        begin, end = share(k, n_views * LAYOUT.strips)
+        for task in range(begin, end):
             view = task // LAYOUT.strips
             strip = task - view * LAYOUT.strips
             size = height * blocks
@@ -57,9 +57,9 @@ def residual(images: ti.template(), n_views: int, height: int, width: int, block
     """dL/dmodel = w gain (gain model + offset - target), and the loss in column 5 of the statistics."""
     # inputs:  images.parts (summed), images.target, images.scale (n_views, 3): gain, offset, weight
     # outputs (overwritten): images.residual; images.statistics[:, 5]
-    for k in range(LAYOUT.stride * n_views * LAYOUT.strips):
-        if k % LAYOUT.stride == 0:
-            task = k // LAYOUT.stride
+    for k in range(slots(n_views * LAYOUT.strips)):
+        begin, end = share(k, n_views * LAYOUT.strips)
+        for task in range(begin, end):
             view = task // LAYOUT.strips
             strip = task - view * LAYOUT.strips
             gain = images.scale[view, 0]; offset = images.scale[view, 1]; weight = images.scale[view, 2]

@@ -6,7 +6,7 @@ and finds their voxels in the cache. Rows run along x in vectors; along y and z 
 neighbour's by the recurrence of kernels/raster.py. On a GPU a task is a Gaussian and adds atomically.
 """
 
-from taigs.kernels.layout import COLUMN, LAYOUT, ROW, SUPPORT, at_most, exp, within
+from taigs.kernels.layout import COLUMN, LAYOUT, ROW, SUPPORT, at_most, bounded, exp, share, slots, within
 from taigs.kernels.project import CULLED, FAR, LARGEST_PEAK, LARGEST_RATIO, NARROW, TALL
 from taigs.runtime import ti
 
@@ -69,9 +69,10 @@ def prepare_voxels(cloud: ti.template(), voxels: ti.template(), n_chunks: int):
     # inputs:  cloud.raw (position), cloud.cov, cloud.mass; voxels.order; voxels.grid: lower corner x y z, voxel size, A
     # outputs (overwritten): voxels.p (13, capacity): mean x y z, -Q/2 as xx xy xz yy yz zz, peak, half-widths x y z;
     #          Q = inverse covariance; density per voxel volume, so that the sum over voxels is the mass
-    for k in range(LAYOUT.stride * n_chunks):
-        if k % LAYOUT.stride == 0:
-            first = k // LAYOUT.stride * LAYOUT.chunk
+    for k in range(slots(n_chunks)):
+        begin, end = share(k, n_chunks)
+        for task in range(begin, end):
+            first = bounded(task) * LAYOUT.chunk
             lx = voxels.grid[0]; ly = voxels.grid[1]; lz = voxels.grid[2]
             per_voxel = 1.0 / voxels.grid[3]
             square = per_voxel * per_voxel
@@ -163,9 +164,9 @@ def voxelize(
     # inputs:  voxels.p (13, capacity); voxels.start, voxels.reach
     # outputs (added to; zeroed by the caller): voxels.slab (planes, height, blocks) vectors
     ti.loop_config(block_dim=LAYOUT.atomic_block)
-    for k in range(LAYOUT.stride * n_tasks):
-        if k % LAYOUT.stride == 0:
-            task = k // LAYOUT.stride
+    for k in range(slots(n_tasks)):
+        begin, end = share(k, n_tasks)
+        for task in range(begin, end):
             za = z_first; zb = z_last; first = task; last = task + 1
             if ti.static(LAYOUT.lanes > 1):
                 za = z_first + task * (z_last - z_first) // n_tasks
@@ -253,13 +254,13 @@ def voxelize_vjp(
     # inputs:     voxels.p (13, capacity); voxels.order
     # cotangents: voxels.slab (planes, height, blocks) vectors = dL/dvoxel
     # outputs (added to; zeroed by the caller): cloud.v_pos, cloud.v_cov, cloud.v_mass
-    for k in range(LAYOUT.stride * n_chunks):
-        if k % LAYOUT.stride == 0:
-            task = k // LAYOUT.stride
+    for k in range(slots(n_chunks)):
+        begin, end = share(k, n_chunks)
+        for task in range(begin, end):
             lane = voxels.lane[0]
             zero = ti.Vector([0.0] * LAYOUT.lanes)
             per_voxel = 1.0 / voxels.grid[3]
-            s = task * 10
+            s = bounded(task) * 10
             for i in range(task * LAYOUT.chunk, ti.min((task + 1) * LAYOUT.chunk, n)):
                 z0, z1 = range_of(voxels.p[2][i], voxels.p[12][i], z_first, z_last - 1)
                 y0, y1 = range_of(voxels.p[1][i], voxels.p[11][i], 0, height - 1)
