@@ -1,6 +1,6 @@
 """How the time of a step on the CPU grows with threads, Gaussians, pixels, views and particles, and what a start takes.
 
-python benchmarks/scaling.py [--csv FOLDER]     each figure comes from a process of its own; needs Linux, and gcc for C
+python benchmarks/scaling.py [--csv FOLDER]     needs Linux
 """
 
 import argparse
@@ -18,18 +18,14 @@ import numpy as np
 from measure import Table, processor, timed
 
 BOX, GAUSSIANS, SIGMAS, VIEWS = 256, 50_000, (1.0, 1.5), 8
-ROUNDS = 3
+ROUNDS = 3  # of starts
+TURNS, TURN_S = 15, 0.5
 
 
-def in_a_process(function, *arguments, processors=None):
-    """What a function returns in a new process, which runs on some processors only."""
-    with get_context("spawn").Pool(1, _keep_to, (processors,)) as pool:
+def in_a_process(function, *arguments):
+    """What a function returns in a new process."""
+    with get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
-
-
-def _keep_to(processors):
-    if processors is not None:
-        os.sched_setaffinity(0, processors)
 
 
 def step(box, n, n_views):
@@ -44,64 +40,85 @@ def step(box, n, n_views):
     return [1e9 * timed(f)[0] / (n * n_views) for f in (work.forward, work.backward, work.whole)]
 
 
-def voxels(box, n):
-    """ns per Gaussian of (density, its gradient)."""
-    from kernels import cloud_in_ball
+class Works:
+    """What is timed with more and more threads, in a process of its own that runs on some processors."""
+
+    def __init__(self, processors):
+        self.pipe, other = get_context("spawn").Pipe()
+        self.process = get_context("spawn").Process(target=serve, args=(processors, other), daemon=True)
+        self.process.start()
+        self.names = self.pipe.recv()
+
+    def begin(self, name, moment):
+        self.pipe.send((name, moment))
+
+    def seconds(self):
+        return self.pipe.recv()
+
+
+def serve(processors, pipe):
+    """Answer each (work, moment at which to begin) with the median seconds of a call."""
+    os.sched_setaffinity(0, processors)
+    from kernels import Step, cloud_in_ball
 
     from taigs import runtime
     from taigs.render import Renderer, Voxelizer
     from taigs.views import Grid
 
     runtime.init("cpu")
-    renderer = Renderer(n, 1, (8, 8))
-    renderer.set_cloud(cloud_in_ball(n, box, SIGMAS, np.random.default_rng(0)))
-    voxelizer = Voxelizer(renderer.cloud, Grid((box,) * 3, 1.0, (box // 2,) * 3), whole=True)
-    return [1e9 * timed(f)[0] / n for f in (lambda: list(voxelizer.draw(n)), lambda: voxelizer.vjp(n))]
-
-
-def step_in_c(seconds):
-    """Steps per second of the reference in C, for so many seconds."""
-    from against_c import StepInC, build
-    from kernels import Step
-
-    from taigs import runtime
-
-    runtime.init("cpu")
-    work = StepInC(build(), Step(BOX, GAUSSIANS, SIGMAS, 2, np.random.default_rng(0)), GAUSSIANS)
-    while time.time() < seconds[0]:  # all begin together
-        pass
-    started, n = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds[1]:
-        work.whole()
-        n += 1
-    return n / (time.perf_counter() - started)
+    step = Step(BOX, GAUSSIANS, SIGMAS, VIEWS, np.random.default_rng(0))
+    renderer = Renderer(20_000, 1, (8, 8))
+    renderer.set_cloud(cloud_in_ball(20_000, 128, SIGMAS, np.random.default_rng(0)))
+    renderer.sort(64.0)
+    voxelizer = Voxelizer(renderer.cloud, Grid((128,) * 3, 1.0, (64,) * 3), whole=True)
+    works = {
+        "forward": step.forward,
+        "backward": step.backward,
+        "whole step": step.whole,
+        "voxelize": lambda: list(voxelizer.draw(20_000)),
+        "its gradient": lambda: voxelizer.vjp(20_000),
+    }
+    for work in works.values():
+        work()
+    pipe.send(list(works))
+    while True:
+        name, moment = pipe.recv()
+        works[name]()
+        runtime.ti.sync()
+        while time.time() < moment:  # all begin together
+            pass
+        calls, end = [], time.perf_counter() + TURN_S
+        while time.perf_counter() < end:
+            started = time.perf_counter()
+            works[name]()
+            runtime.ti.sync()
+            calls.append(time.perf_counter() - started)
+        pipe.send(statistics.median(calls))
 
 
 def threads(table, available):
-    """The last row is what the machine itself allows: the C code in as many processes at once as in one."""
-    found = {}
-    for _ in range(ROUNDS):
-        for kept in ([available[0]], available):
-            figures = in_a_process(step, BOX, GAUSSIANS, VIEWS, processors=kept)
-            found.setdefault(len(kept), []).append(figures + in_a_process(voxels, 128, 20_000, processors=kept))
-    one, all_of_them = (np.median(found[n], axis=0) for n in (1, len(available)))
-    for name, a, b in zip(
-        ("forward", "backward", "whole step", "voxelize", "its gradient"), one, all_of_them, strict=True
-    ):
-        table.add(name, float(a), float(b), float(a / b))
-    alone, together = (c_rates(kept) for kept in (available[:1], available))
-    table.add("C, a process on each, steps/s", alone, together, together / alone)
+    """Each work alone on a processor, in a process on each at once (what the machine allows), and in threads.
+
+    The three take turns, so that what else the machine does falls on all of them; ratios are of turns that follow
+    each other.
+    """
+    each, together = [Works({p}) for p in available], Works(set(available))
+    for name in together.names:
+        turns = []
+        for _ in range(TURNS):
+            alone = [take_turn(name, [works]) for works in each]
+            turns.append((np.mean(alone), take_turn(name, each), take_turn(name, [together])))
+        one, at_once, threaded = np.array(turns).T
+        ms = [1e3 * float(np.median(seconds)) for seconds in (one, threaded)]
+        table.add(name, *ms, *(float(np.median(r)) for r in (one / threaded, len(each) * one / at_once)))
 
 
-def c_rates(processors):
-    """Steps per second of all the processes together, one on each processor."""
-    context, moment = get_context("spawn"), time.time() + 15
-    pools = [context.Pool(1, _keep_to, ({p},)) for p in processors]
-    results = [pool.apply_async(step_in_c, ((moment, 5),)) for pool in pools]
-    rates = [result.get() for result in results]
-    for pool in pools:
-        pool.terminate()
-    return sum(rates)
+def take_turn(name, works):
+    """Mean seconds of a call in processes that work at the same time."""
+    moment = time.time() + 0.2
+    for one in works:
+        one.begin(name, moment)
+    return float(np.mean([one.seconds() for one in works]))
 
 
 def sizes(table):
@@ -186,8 +203,10 @@ def main():
         "start": Table("Start, kernels cached, s", ("imports, backend", "to the end of a first step", "together"))
     }
     start(tables["start"])
-    columns = ("work", "1 thread", f"{len(available)} threads", "ratio")
-    tables["threads"] = Table(f"{BOX} px, {GAUSSIANS:,} Gaussians; volumes of 128 px, 20,000; ns for each", columns)
+    n = len(available)
+    columns = ("work", "1 thread, ms", f"{n} threads, ms", "ratio", f"ratio of {n} processes")
+    title = f"{BOX} px, {GAUSSIANS:,} Gaussians, {VIEWS} views; volumes of 128 px, 20,000"
+    tables["threads"] = Table(title, columns)
     threads(tables["threads"], available)
     columns = ("box px", "Gaussians", "views", "ns per Gaussian and view", "views/s")
     tables["sizes"] = Table("Whole step, all threads", columns)
