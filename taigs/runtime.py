@@ -58,6 +58,7 @@ class Runtime:
 
 
 _current: Runtime | None = None
+thread_count = None  # a field with the number of threads, for the loops of the kernels; see kernels/layout.py
 _generation = 0
 
 
@@ -99,7 +100,7 @@ def init(arch="auto", precision="float32", threads=None, cache_dir=None, debug=N
     ResourceError
         The backend asked for does not exist on this machine.
     """
-    global _current, _generation
+    global _current, _generation, thread_count
     if arch not in ARCHES:
         raise InputError(f'--arch "{arch}" is unknown; expected one of {", ".join(ARCHES)}')
     if precision not in ("float32", "float64"):
@@ -115,6 +116,8 @@ def init(arch="auto", precision="float32", threads=None, cache_dir=None, debug=N
         if _start(name, precision, threads, cache_dir, debug):
             _current = Runtime(name, precision, threads, cache_dir, name == "vulkan" and _software_vulkan_only())
             _generation += 1
+            thread_count = ti.field(ti.i32, shape=())
+            thread_count[None] = threads
             return _current
     raise ResourceError(
         f"the {arch} backend did not start on this machine; expected a working driver; try --arch auto or --arch cpu"

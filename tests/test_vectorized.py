@@ -18,6 +18,8 @@ runtime.ti.init(
     arch=runtime.ti.cpu, default_fp=runtime.ti.f32, cpu_max_num_threads=1, offline_cache=False,
     print_kernel_asm=True, log_level=runtime.ti.ERROR,
 )
+runtime.thread_count = runtime.ti.field(int, shape=())
+runtime.thread_count[None] = 1
 from taigs.cloud import GaussianCloud
 from taigs.kernels.adam import adam
 from taigs.kernels.residual import collect, residual

@@ -35,8 +35,8 @@ class Layout:
 
     @property
     def threads(self):
-        """Of the CPU."""
-        return runtime.current().threads
+        """Of the CPU, in a field: a constant would have the kernels compiled for every number of them."""
+        return runtime.thread_count
 
     @property
     def strips(self):
@@ -75,7 +75,7 @@ def bits(value):
 def slots(n_tasks):
     """Iterations of a top-level loop over tasks; `share` tells the tasks of each."""
     if ti.static(LAYOUT.lanes > 1):
-        return PIECE * LAYOUT.threads
+        return PIECE * LAYOUT.threads[None]
     else:
         return n_tasks
 
@@ -83,12 +83,15 @@ def slots(n_tasks):
 @ti.func
 def share(slot, n_tasks):
     """First task and last + 1 of an iteration: on the CPU the share of a thread, on a GPU one task."""
+    begin = slot
+    end = slot + 1
     if ti.static(LAYOUT.lanes > 1):
-        each = (n_tasks + LAYOUT.threads - 1) // LAYOUT.threads
-        begin = ti.min(slot // PIECE * each, n_tasks)
-        return begin, ti.select(slot % PIECE == 0, ti.min(begin + each, n_tasks), begin)
-    else:
-        return slot, slot + 1
+        end = begin
+        if slot % PIECE == 0:
+            each = (n_tasks + LAYOUT.threads[None] - 1) // LAYOUT.threads[None]
+            begin = ti.min(slot // PIECE * each, n_tasks)
+            end = ti.min(begin + each, n_tasks)
+    return begin, end
 
 
 @ti.func
