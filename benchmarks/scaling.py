@@ -19,7 +19,7 @@ from measure import Table, processor, timed
 
 BOX, GAUSSIANS, SIGMAS, VIEWS = 256, 50_000, (1.0, 1.5), 8
 ROUNDS = 3  # of starts
-TURNS, TURN_S = 15, 0.5
+TURNS, TURN_S = 25, 0.5
 
 
 def in_a_process(function, *arguments):
@@ -54,6 +54,9 @@ class Works:
 
     def seconds(self):
         return self.pipe.recv()
+
+    def end(self):
+        self.process.terminate()
 
 
 def serve(processors, pipe):
@@ -111,6 +114,8 @@ def threads(table, available):
         one, at_once, threaded = np.array(turns).T
         ms = [1e3 * float(np.median(seconds)) for seconds in (one, threaded)]
         table.add(name, *ms, *(float(np.median(r)) for r in (one / threaded, len(each) * one / at_once)))
+    for works in (*each, together):
+        works.end()
 
 
 def take_turn(name, works):

@@ -138,7 +138,8 @@ def tilt_memory(n_views, image_shape, thickness=None):
     gaussians = tilt_stages((voxels,), 1)[-1].n_gaussians
     batch = FitConfig.batch
     cloud = gaussians * (2 * FIELDS + batch * DRAWN + 2 * VOXELISED)
-    copies = TILT_IMAGES * n_views * pixels + TILT_VOLUMES * voxels + 3 * batch * pixels
+    drawn = 4 * batch * pixels  # two private images of each view, what was measured, and the residual
+    copies = TILT_IMAGES * n_views * pixels + TILT_VOLUMES * voxels + drawn
     return STARTED + REPORTING + cloud + 4 * copies
 
 

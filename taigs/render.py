@@ -27,7 +27,7 @@ from taigs.kernels.voxelize import voxelize as voxelize_kernel
 from taigs.kernels.voxelize import voxelize_vjp as voxelize_vjp_kernel
 from taigs.views import Grid
 
-IMAGES_IN_FLIGHT = 8  # private images per batch on the CPU: enough tasks for 8 threads, the same for any number
+IMAGES_IN_FLIGHT = 16  # private images per batch on the CPU: enough tasks for 16 threads, the same for any number
 
 
 class Renderer(DeviceCloud):
