@@ -70,7 +70,7 @@ def _slice(sinogram, angles, thickness, iterations):
 def tilt_series(table, options, folder):
     command = [*TAIGS, "tilt", options.tilt, "--angles", options.angles, "--thickness", options.thickness, "-q"]
     ours, theirs = [], []
-    run([*command, "-o", folder / "first"])  # compiles
+    run([*command, "-o", folder / "first tilt"])  # compiles
     for i in range(options.rounds):
         ours.append(run([*command, "-o", folder / f"tilt{i}"]))
         started = time.perf_counter()
@@ -86,7 +86,7 @@ def particles(table, options, folder):
     """The star's paths are relative to the working folder, as RELION's are."""
     star = options.particles
     ours, theirs = [], []
-    run([*TAIGS, "spa", star, "-o", folder / "first", "-q"])  # compiles
+    run([*TAIGS, "spa", star, "-o", folder / "first spa", "-q"])  # compiles
     for i in range(options.rounds):
         ours.append(run([*TAIGS, "spa", star, "-o", folder / f"spa{i}", "-q"]))
         command = ["relion_reconstruct", "--i", star, "--ctf", "--o", folder / "peer.mrc"]
