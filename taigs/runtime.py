@@ -157,8 +157,11 @@ def _start(name, precision, threads, cache_dir, debug):
 
 
 def _threads_of_this_process():
-    """Their numbers in the system; nothing but on Linux."""
-    return set(map(int, os.listdir("/proc/self/task"))) if sys.platform == "linux" else set()
+    """Their numbers in the system; none where it does not tell."""
+    try:
+        return set(map(int, os.listdir("/proc/self/task")))
+    except OSError:
+        return set()
 
 
 def _pin(workers):
@@ -169,8 +172,9 @@ def _pin(workers):
     """
     processors = sorted(os.sched_getaffinity(0)) if workers else []
     if len(workers) == len(processors):
-        for worker, processor in zip(workers, processors, strict=True):
-            os.sched_setaffinity(worker, {processor})
+        with contextlib.suppress(OSError):  # where that is forbidden, threads are only slower
+            for worker, processor in zip(workers, processors, strict=True):
+                os.sched_setaffinity(worker, {processor})
 
 
 def _software_vulkan_only():

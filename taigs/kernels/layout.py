@@ -17,7 +17,7 @@ from taigs.runtime import ti
 SUPPORT = 8  # px: every form of the rasteriser covers whole aligned 8-pixel blocks in x
 LOG2_E = 1.4426950408889634
 PIECE = 512  # iterations that Taichi gives a thread at least
-MOST_TASKS = 2**23 - 1  # on the CPU
+MOST_TASKS = 2**23 - 1  # of a loop over the chunks of a cloud, on the CPU
 
 
 class Layout:
