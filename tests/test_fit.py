@@ -14,6 +14,7 @@ from taigs.device import raw_parameters, read_scalars
 from taigs.errors import InputError, NumericalError
 from taigs.fit import Fit
 from taigs.geometry import tilt_rotation
+from taigs.morton import morton_order
 from taigs.objectives import GAIN_RANGE, ViewObjective
 from taigs.progress import NoProgress
 from taigs.schedule import FitConfig, Stage
@@ -367,6 +368,17 @@ def test_a_stage_grows_the_cloud_to_its_size_and_conserves_the_mass(cpu32, start
     useful = (before.masses >= fit.config.mass_min * before.masses.mean()).sum()
     assert len(after) == min(2 * useful, 250) > len(before)
     assert after.masses.sum() == pytest.approx(before.masses.sum(), rel=0.01)
+
+
+def test_every_stage_begins_with_the_cloud_in_the_order_of_space(cpu32, start):
+    fit, seeds = start()
+    assert morton_order(seeds.positions, max(BOX)).tolist() != list(range(len(seeds)))
+    for stage in STAGES:
+        fit.enter(stage)
+        positions = read_scalars(fit.gaussians.cloud.raw[:3], fit.gaussians.n).T
+        assert morton_order(positions, max(BOX)).tolist() == list(range(fit.gaussians.n))
+        fit.advance(stage)
+        fit.leave()
 
 
 def test_nothing_is_split_before_the_first_step(cpu32, start):

@@ -37,7 +37,7 @@ class CloudFields:
 
     def __init__(self, capacity, signed=False):
         self.capacity = round_up(max(capacity, 1), LAYOUT.chunk)
-        check_size(2 * self.capacity, "a cloud's positions and masses", "fewer Gaussians")  # MOST_TASKS chunks
+        check_size(2 * self.capacity, "twice the cloud", "fewer Gaussians")  # loops count MOST_TASKS of its chunks
         self.signed = signed
         self.raw = scalars(self.capacity, 11)
         self.cov = scalars(self.capacity, 6)

@@ -142,13 +142,13 @@ def add_sample(grid: ti.template(), re, im, weight, x, y, z, size, first_plane, 
                 of_line = of_plane * (fy if dy else 1 - fy)
                 line = ((zi + dz) * size + index_of(yi + dy, size)) * size
                 for dx in ti.static(range(2)):
-                    share = of_line * (fx if dx else 1 - fx)
+                    fraction = of_line * (fx if dx else 1 - fx)
                     cell = 3 * (line + index_of(xi + dx, size))
                     if ti.static(LAYOUT.lanes > 1):
-                        grid[cell] = grid[cell] + share * re
-                        grid[cell + 1] = grid[cell + 1] + share * im
-                        grid[cell + 2] = grid[cell + 2] + share * weight
+                        grid[cell] = grid[cell] + fraction * re
+                        grid[cell + 1] = grid[cell + 1] + fraction * im
+                        grid[cell + 2] = grid[cell + 2] + fraction * weight
                     else:
-                        ti.atomic_add(grid[cell], share * re)
-                        ti.atomic_add(grid[cell + 1], share * im)
-                        ti.atomic_add(grid[cell + 2], share * weight)
+                        ti.atomic_add(grid[cell], fraction * re)
+                        ti.atomic_add(grid[cell + 1], fraction * im)
+                        ti.atomic_add(grid[cell + 2], fraction * weight)
