@@ -13,12 +13,11 @@ from scipy import fft
 from scipy.spatial.transform import Rotation
 
 from taigs import runtime
-from taigs.accumulate import TASKS, weigh
+from taigs.accumulate import views_at_a_time, weigh
 from taigs.cloud import GaussianCloud
+from taigs.fourier_grid import FourierGrid
 from taigs.imaging.ctf import Ctf
 from taigs.kernels.adam import adam
-from taigs.kernels.gridding import insert_slices
-from taigs.kernels.layout import LAYOUT
 from taigs.kernels.residual import collect, residual
 from taigs.particle_objective import IMAGE_PIXELS, ParticleObjective
 from taigs.render import Renderer, Voxelizer
@@ -103,24 +102,18 @@ def gridding(table):
     """From images in memory to W and B: transforms on the host, slices and their insertion by kernels."""
     rng = np.random.default_rng(0)
     for box in (64, 128, 256):
-        n = (1 << 20) // box**2  # images
+        n = views_at_a_time(box)
         ctf = Ctf(300, 2.7, 0.1, *rng.uniform(8000, 16000, (2, n)), rng.uniform(-90, 90, n))
         rotations = Rotation.random(n, random_state=0).as_matrix()
         images = rng.normal(size=(n, box, box)).astype(np.float32)
         data = Views(images, rotations[:, :2], np.zeros((n, 2)), 1.0, np.full(2, box // 2), np.ones(n), ctf=ctf)
         transforms = fft.rfft2(images, workers=-1)
-        slices = weigh(data, transforms).reshape(-1)
-        grid = ti.ndarray(float, 3 * (box + 1) * (2 * box) ** 2)
-        matrices = rotations[:, :2].astype(np.float32).reshape(-1)
-        tasks = TASKS if LAYOUT.lanes > 1 else n * box
-
-        def insert(size=(n, box, 2.0, 2 * box, box + 1), tasks=tasks, arrays=(slices, matrices, grid)):
-            insert_slices(*arrays, *size, tasks)
+        slices, grid = weigh(data, transforms), FourierGrid(box, n)
 
         parts = [
             timed(lambda images=images: fft.rfft2(images, workers=-1), repeats=3)[0],
             timed(lambda data=data, transforms=transforms: weigh(data, transforms), repeats=3)[0],
-            timed(insert, repeats=3)[0],
+            timed(lambda data=data, slices=slices, grid=grid: grid.add(slices, data.projections), repeats=3)[0],
         ]
         table.add(box, *(1e6 * seconds / n for seconds in parts), parts[0] / sum(parts), n / sum(parts))
 

@@ -9,14 +9,12 @@ from scipy import fft
 from taigs import runtime
 from taigs.checkpoint import storable
 from taigs.device import float_type
+from taigs.fourier_grid import FourierGrid
 from taigs.imaging.fourier import shell_indices
-from taigs.kernels.gridding import insert_slices, weight_slices
-from taigs.kernels.layout import LAYOUT
-from taigs.runtime import ti
+from taigs.kernels.weighting import weight_slices
 
-CHUNK_PIXELS = 1 << 21  # of images in memory at a time
+CHUNK_PIXELS = 1 << 22  # of images in memory at a time, unless there are fewer images than pixels in a row
 SMALLEST_CTF2 = 0.1  # of the mean over a ring, in dividing by it
-TASKS = 32  # ranges of planes on the CPU: enough for 16 threads, the same for any number
 
 
 @storable
@@ -67,35 +65,38 @@ def accumulate(views, picked, operators, progress, journal, part):
         Keeps the sums so far, under the name `part`, and hands them out again.
     """
     n = views.image_shape[0]
-    size, half = 2 * n, n // 2 + 1
-    planes = n + 1
-    runtime.check_size(3 * planes * size * size, "the Fourier grid")
-    grid = ti.ndarray(float, shape=3 * planes * size * size)
-    grid.fill(0)
-    power = np.zeros(half)
-    chunk, first = max(1, CHUNK_PIXELS // (n * n)), 0
+    power = np.zeros(n // 2 + 1)
+    chunk, first = views_at_a_time(n), 0
+    grid = FourierGrid(n, min(chunk, len(picked)))
     if (kept := journal.restore(part)) is not None:
         first, power = kept["done"], kept["power"]
-        grid.from_numpy(kept["grid"])
+        grid.load(kept["grid"])
     for start in range(first, len(picked), chunk):
-        block = views.subset(picked[start : start + chunk])
-        transforms = fft.rfft2(fft.ifftshift(block.images, axes=(1, 2)), workers=-1)
-        slices = weigh(block, transforms)
-        power += image_power(block, transforms, slices[..., 2])
-        flat = slices.reshape(-1)
-        for operator in operators:
-            matrices = (block.projections @ operator).astype(float_type()).reshape(-1)
-            tasks = TASKS if LAYOUT.lanes > 1 else len(block) * n
-            insert_slices(flat, matrices, grid, len(block), n, size / n, size, planes, tasks)
-        done = start + len(block)
+        some = picked[start : start + chunk]
+        power += _add_views(grid, views.subset(some), operators)
+        done = start + len(some)
         journal.tick(part, done, partial(_sums_so_far, done, power, grid))
         progress.update(done, len(picked))
-    sums = grid.to_numpy().reshape(planes, size, size, 3)
+    sums = grid.to_numpy()
     # Plane 0 holds every sample once, at z = 0 or its mate below: the whole is the sum with the mirrored conjugate.
     mirrored = np.roll(sums[0, ::-1, ::-1], (1, 1), (0, 1)) * np.array([1, -1, 1], sums.dtype)
     sums[0] += mirrored
     copies = len(operators)  # a view in so many orientations is as many views, to all of the sums
     return FourierSums(sums, n, copies * power, copies * float(views.weights[picked].sum()))
+
+
+def views_at_a_time(n):
+    """Images in a chunk: the whole grid goes through the processor for each, which only many images make worth it."""
+    return max(CHUNK_PIXELS // (n * n), n)
+
+
+def _add_views(grid, views, operators):
+    """Add views to the grid; returns their `image_power`."""
+    transforms = fft.rfft2(fft.ifftshift(views.images, axes=(1, 2)), workers=-1)
+    slices = weigh(views, transforms)
+    for operator in operators:
+        grid.add(slices, views.projections @ operator)
+    return image_power(views, transforms, slices[..., 2])
 
 
 def _sums_so_far(done, power, grid):
@@ -146,6 +147,7 @@ def weigh_into(slices, views, transforms):
     table = np.zeros((len(views), 9))
     if views.ctf is not None:
         table[:, :8] = views.ctf.coefficients()
+        table[:, :5] /= 2 * np.pi  # turns
         table[:, 8] = np.clip(0.8 + 0.2 * (views.ctf.voltage_kv - 200) / 100, 0.8, 1.0)
     weight_slices(
         transforms, views.shifts.astype(dtype).reshape(-1), table.astype(dtype).reshape(-1),

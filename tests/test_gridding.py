@@ -166,7 +166,7 @@ def test_a_shift_in_the_views_undoes_one_of_the_image(cpu64, rng, n):
 @pytest.mark.parametrize("kind", KINDS)
 def test_sums_are_those_of_a_plain_gridding_of_whole_transforms(cpu64, rng, monkeypatch, n, kind):
     """Of more views than a chunk holds, read in an order of their own."""
-    monkeypatch.setattr(module, "CHUNK_PIXELS", 7 * n * n)
+    monkeypatch.setattr(module, "views_at_a_time", lambda n: 7)
     views = random_views(rng, n, 9, **KINDS[kind]).subset(np.arange(40) % 9)
     rotations = Rotation.random(40, random_state=1).as_matrix()
     views = replace(views, projections=rotations[:, :2])
@@ -234,13 +234,11 @@ def test_a_point_group_counts_as_the_views_repeated_in_all_orientations(cpu64, r
         np.testing.assert_allclose(getattr(sums, name), getattr(expected, name), rtol=1e-12, atol=1e-11, err_msg=name)
 
 
-def test_the_sums_are_the_same_bits_for_any_number_of_threads_and_of_tasks(cpu32, rng, monkeypatch):
+def test_the_sums_are_the_same_bits_for_any_number_of_threads(cpu32, rng):
     views = random_views(rng, 33, 40, images=rng.normal(size=(40, 33, 33)).astype(np.float32))
     results = []
-    for threads, tasks in ((1, 32), (2, 32), (2, 7), (2, 26), (2, 100)):
-        if threads != runtime.current().threads:
-            runtime.init("cpu", "float32", threads=threads)
-        monkeypatch.setattr(module, "TASKS", tasks)
+    for threads in (1, 2, 3):
+        runtime.init("cpu", "float32", threads=threads)
         results.append(sums_of(views))
     assert_grid_is(results[0].grid, views, 1e-5)
     for other in results[1:]:
@@ -248,10 +246,33 @@ def test_the_sums_are_the_same_bits_for_any_number_of_threads_and_of_tasks(cpu32
             np.testing.assert_array_equal(getattr(other, name), getattr(results[0], name), err_msg=name)
 
 
+def test_samples_that_a_magnified_view_has_beyond_the_grid_are_left_out(cpu64, rng):
+    assert_outside_is_left_out(rng, 1e-12)
+
+
+@pytest.mark.vulkan
+def test_vulkan_leaves_out_samples_beyond_the_grid(vulkan, rng):
+    assert_outside_is_left_out(rng, 2e-5)
+
+
+def assert_outside_is_left_out(rng, tolerance):
+    """Three times magnified: the frequency k of the view is 3 k of the volume."""
+    n = 15
+    views = random_views(rng, n, 7)
+    views = replace(views, projections=np.where(np.arange(7)[:, None, None] % 2, 3.0, 1.0) * views.projections)
+    data, weight = reference_slices(views)
+    points = reference.slice_points(views.projections, n, 2)
+    inside = (np.abs(points) <= n).all(axis=-1)
+    grid = sums_of(views).grid[:n]  # the last plane ends elsewhere
+    for actual, values in ((grid[..., 0] + 1j * grid[..., 1], data), (grid[..., 2], weight)):
+        expected = reference.insert(points, np.where(inside, values, 0), 2 * n)[:n]
+        assert np.abs(actual - expected).max() < tolerance * np.abs(expected).max()
+
+
 @pytest.mark.vulkan
 @pytest.mark.parametrize("n", [12, 33])
 def test_vulkan_grids_like_numpy(vulkan, rng, monkeypatch, n):
-    monkeypatch.setattr(module, "CHUNK_PIXELS", 17 * n * n)
+    monkeypatch.setattr(module, "views_at_a_time", lambda n: 17)
     views = random_views(rng, n, 40)
     rotations = special_rotations()
     projections = np.concatenate([rotations[:20], Rotation.random(20, random_state=1).as_matrix()])[:, :2]
@@ -268,10 +289,10 @@ class Counted(Progress):
 
 
 def test_images_are_read_a_chunk_at_a_time(cpu64, rng, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_PIXELS", 3 * 12 * 12 + 5)
+    monkeypatch.setattr(module, "views_at_a_time", lambda n: 3)
     views, progress = random_views(rng, 12, 8), Counted()
     accumulate(views, np.arange(8), ONE, progress, Journal(), "sums")
     assert progress.seen == [(3, 8), (6, 8), (8, 8)]
-    monkeypatch.setattr(module, "CHUNK_PIXELS", 1)
+    monkeypatch.setattr(module, "views_at_a_time", lambda n: 1)
     np.testing.assert_allclose(sums_of(views).grid, sums_of(views.subset([*range(8)])).grid, atol=1e-12)
     assert math.isfinite(sums_of(views).view_weight)

@@ -21,12 +21,11 @@ from taigs.cloud import GaussianCloud
 from taigs.demo import simulate_views
 from taigs.device import NOWHERE, float_type, read_scalars, upload
 from taigs.errors import InputError
+from taigs.fourier_grid import FourierGrid
 from taigs.kernels.adam import adam
 from taigs.kernels.densify import add_score, assign, empty_marked, mark, split_marked
-from taigs.kernels.gridding import insert_slices
 from taigs.kernels.layout import LAYOUT
 from taigs.kernels.residual import collect, residual
-from taigs.runtime import ti
 from taigs.views import Grid
 
 NAN, INF = float("nan"), float("inf")
@@ -411,15 +410,10 @@ def test_densifying_empties_what_is_no_gaussian_and_scores_nothing_that_is_no_nu
 
 
 def gridded(slices, matrices, n):
-    """(planes, size, size, 3) sums of slices."""
-    size, planes = 2 * n, n + 1
-    grid = ti.ndarray(float, shape=3 * planes * size * size)
-    grid.fill(0)
-    tasks = 4 if LAYOUT.lanes > 1 else len(slices) * n
-    insert_slices(
-        slices.reshape(-1), matrices.astype(float_type()).reshape(-1), grid, len(slices), n, 2.0, size, planes, tasks
-    )
-    return grid.to_numpy().reshape(planes, size, size, 3)
+    """(n + 1, 2 n, 2 n, 3) sums of slices."""
+    grid = FourierGrid(n, len(slices))
+    grid.add(slices, matrices)
+    return grid.to_numpy()
 
 
 @ON_BOTH
