@@ -140,7 +140,7 @@ def volumes(c, table, sizes):
             renderer = Renderer(n, 1, (8, 8))
             renderer.set_cloud(cloud_in_ball(n, box, sigmas, np.random.default_rng(0)))
             grid = Grid((box,) * 3, 1.0, (box // 2,) * 3)
-            voxelizer = Voxelizer(renderer.cloud, grid, whole=True)
+            voxelizer = Voxelizer(renderer, grid, whole=True)
             cloud = Cloud(c, renderer.cloud, n)
             corner = np.array([*grid.lower, grid.voxel_size], np.float32)
             volume = np.empty((box,) * 3, np.float32)

@@ -159,7 +159,7 @@ def volumes(table, sizes):
         for sigmas in SIGMAS:
             renderer = Renderer(n, 1, (8, 8))
             renderer.set_cloud(cloud_in_ball(n, box, sigmas, np.random.default_rng(0)))
-            voxelizer = Voxelizer(renderer.cloud, Grid((box,) * 3, 1.0, (box // 2,) * 3), whole=True)
+            voxelizer = Voxelizer(renderer, Grid((box,) * 3, 1.0, (box // 2,) * 3), whole=True)
             draw = timed(lambda v=voxelizer, n=n: list(v.draw(n)), repeats=3)[0]
             v_cloud = timed(lambda v=voxelizer, n=n: v.vjp(n), repeats=3)[0]  # of the volume just drawn
             table.add(box, n, f"{sigmas[0]:g}-{sigmas[1]:g}", 1e9 * draw / n, 1e9 * v_cloud / n)

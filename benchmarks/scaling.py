@@ -73,7 +73,7 @@ def serve(processors, pipe):
     renderer = Renderer(20_000, 1, (8, 8))
     renderer.set_cloud(cloud_in_ball(20_000, 128, SIGMAS, np.random.default_rng(0)))
     renderer.sort(64.0)
-    voxelizer = Voxelizer(renderer.cloud, Grid((128,) * 3, 1.0, (64,) * 3), whole=True)
+    voxelizer = Voxelizer(renderer, Grid((128,) * 3, 1.0, (64,) * 3), whole=True)
     works = {
         "forward": step.forward,
         "backward": step.backward,

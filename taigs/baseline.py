@@ -5,16 +5,15 @@ modelled here (the fit does): it is neglected with a warning.
 """
 
 import warnings
-from functools import lru_cache
 
 import numpy as np
 from scipy import fft, ndimage
 
-from taigs import runtime
 from taigs.device import float_type
 from taigs.errors import InputError, InputWarning
 from taigs.kernels import transfer
 from taigs.kernels.backproject import TiltFields, back_project, project_voxels
+from taigs.kernels.fields import image_blocks, lend, roomy
 from taigs.kernels.layout import LAYOUT
 from taigs.views import Grid, Views
 
@@ -38,46 +37,40 @@ class TiltGeometry:
     def __init__(self, tilt_angles, image_shape, shape):
         if shape[1] != image_shape[0]:
             raise InputError(f"volume with {shape[1]} rows in y for images of {image_shape[0]} rows")
-        self.fields = f = _fields(len(tilt_angles), image_shape[1], tuple(shape), runtime.generation())
+        self.n_views, self.n_columns = len(tilt_angles), image_shape[1]
+        self.nz, self.ny, self.nx = shape
+        self.blocks = image_blocks(self.ny)
+        sizes = (roomy(self.blocks * self.nz * self.nx), roomy(self.blocks * self.n_views * self.n_columns))
+        self.fields = lend(self, TiltFields, self.n_views, *sizes)
         c, s = np.cos(np.radians(tilt_angles)), np.sin(np.radians(tilt_angles))
-        offset = (f.n_columns - 1) / 2 - c * (f.nx - 1) / 2 - s * (f.nz - 1) / 2
-        self.rays = np.stack([c, s, offset], 1).astype(float_type())
+        offset = (self.n_columns - 1) / 2 - c * (self.nx - 1) / 2 - s * (self.nz - 1) / 2
+        self.fields.rays.from_numpy(np.stack([c, s, offset], 1).astype(float_type()))
 
     def project(self, volume):
         """A volume: (nz, ny, nx) -> (V, H, W) line integrals in pixels."""
-        f = self.fields
-        f.rays.from_numpy(self.rays)
-        self._load(f.volume, volume)
-        project_voxels(f, f.blocks * f.n_views, f.n_views, f.n_columns, f.nz, f.nx)
-        return self._store(f.images, f.n_views, f.n_columns)
+        self._load(self.fields.volume, volume)
+        project_voxels(self.fields, self.blocks * self.n_views, self.n_views, self.n_columns, self.nz, self.nx)
+        return self._store(self.fields.images, self.n_views, self.n_columns)
 
     def back_project(self, images):
         """A^T images: (V, H, W) -> (nz, ny, nx)."""
-        f = self.fields
-        f.rays.from_numpy(self.rays)
-        self._load(f.images, images)
-        back_project(f, f.blocks * f.nz, f.n_views, f.n_columns, f.nz, f.nx)
-        return self._store(f.volume, f.nz, f.nx)
+        self._load(self.fields.images, images)
+        back_project(self.fields, self.blocks * self.nz, self.n_views, self.n_columns, self.nz, self.nx)
+        return self._store(self.fields.volume, self.nz, self.nx)
 
     def _load(self, vectors, array):
         a, ny, b = array.shape
-        padded = np.zeros((a, self.fields.blocks * LAYOUT.lanes, b), float_type())
+        padded = np.zeros((a, self.blocks * LAYOUT.lanes, b), float_type())
         padded[:, :ny] = array
-        blocked = padded.reshape(a, self.fields.blocks, LAYOUT.lanes, b).transpose(1, 0, 3, 2)
+        blocked = padded.reshape(a, self.blocks, LAYOUT.lanes, b).transpose(1, 0, 3, 2)
         flat = np.ascontiguousarray(blocked).reshape(-1)
         transfer.load_vectors(vectors, flat, flat.size // LAYOUT.lanes)
 
     def _store(self, vectors, a, b):
-        flat = np.empty(self.fields.blocks * a * b * LAYOUT.lanes, float_type())
+        flat = np.empty(self.blocks * a * b * LAYOUT.lanes, float_type())
         transfer.store_vectors(vectors, flat, flat.size // LAYOUT.lanes)
-        blocked = flat.reshape(self.fields.blocks, a, b, LAYOUT.lanes).transpose(1, 0, 3, 2)
-        return blocked.reshape(a, -1, b)[:, : self.fields.ny]
-
-
-@lru_cache(maxsize=4)
-def _fields(n_views, n_columns, shape, _generation):
-    """Device memory shared by all geometries of one size: Taichi compiles for it and never gives it back."""
-    return TiltFields(n_views, n_columns, shape)
+        blocked = flat.reshape(self.blocks, a, b, LAYOUT.lanes).transpose(1, 0, 3, 2)
+        return blocked.reshape(a, -1, b)[:, : self.ny]
 
 
 def align_images(views: Views):

@@ -9,7 +9,7 @@ from taigs.cloud import GaussianCloud
 from taigs.errors import InputError
 from taigs.kernels import transfer
 from taigs.kernels.densify import NOWHERE
-from taigs.kernels.fields import CloudFields
+from taigs.kernels.fields import CloudFields, lend, roomy
 from taigs.kernels.layout import LAYOUT, round_up
 from taigs.morton import morton_order
 
@@ -23,7 +23,7 @@ class DeviceCloud:
     """A cloud of up to `capacity` Gaussians in device memory."""
 
     def __init__(self, capacity, signed=False):
-        self.cloud = CloudFields(capacity, signed)
+        self.cloud = lend(self, CloudFields, roomy(capacity), signed)
         self.n = 0
 
     @property
@@ -107,18 +107,10 @@ def download(fields: CloudFields, n):
     return cloud.subset(np.abs(raw[0]) < NOWHERE / 2)
 
 
-def read_scalars(fields, n):
-    """(len(fields), n) array of the first n entries of scalar fields."""
-    out = np.empty((len(fields), n), float_type())
-    for field, row in zip(fields, out, strict=True):
-        transfer.store_scalars(field, row, n)
-    return out
-
-
-def read_integers(field, n):
-    """(n,) array of the first n entries of a field of integers."""
-    out = np.empty(n, np.int32)
-    transfer.store_scalars(field, out, n)
+def read_scalars(fields, n, dtype=None):
+    """(len(fields), n) array of the first n entries of scalar fields, which are floats unless a type is given."""
+    out = np.empty((len(fields), n), dtype or float_type())
+    transfer.store_scalars(tuple(fields), out, n)
     return out
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from taigs.device import read_integers, read_rows
+from taigs.device import read_rows, read_scalars
 from taigs.errors import NumericalError
 from taigs.journal import Journal
 from taigs.kernels.adam import adam, gradient_size
@@ -164,7 +164,7 @@ class Fit:
             cloud, n, float(threshold), self.config.mass_min * float(np.abs(mass).mean()),
             np.log(self.config.ceiling_px * self.pixel_size) + 1e-3, *map(float, self.bounds),
         )  # fmt: skip
-        if not (read_integers(cloud.action, n) != EMPTY).any():
+        if not (read_scalars([cloud.action], n, np.int32) != EMPTY).any():
             log.warning(
                 "step %d: all %d Gaussians are outside, too wide or too light; none is pruned",
                 self.at.step,

@@ -1,11 +1,8 @@
 """Projections for scripts: a cloud from many sides, with CTF and gradients, arrays in and NumPy out."""
 
-from functools import lru_cache
-
 import numpy as np
 from scipy import fft
 
-from taigs import runtime
 from taigs.errors import InputError
 from taigs.render import Renderer, cloud_gradient
 
@@ -153,9 +150,7 @@ class Projector:
 
     def _forward(self, rotations, shifts):
         """The renderer, with these views of the cloud drawn."""
-        runtime.current()  # or the generation of the cache's key would change with the first start
-        capacity = 1 << max(len(self.cloud) - 1, 0).bit_length()
-        renderer = _renderer(capacity, self.batch, self.field, self.cloud.signed, self.cutoff, runtime.generation())
+        renderer = Renderer(len(self.cloud), self.batch, self.field, self.cloud.signed, self.cutoff, with_pose=True)
         renderer.set_cloud(self.cloud)
         offsets = shifts + self.centre + self.margin[::-1]
         renderer.set_views(rotations / self.pixel_size, offsets, self.field)
@@ -208,9 +203,3 @@ def _from_dlpack(values):
         return np.from_dlpack(values, device="cpu")  # NumPy 2.1 or later: copies from a GPU, if the library can
     except TypeError:
         return np.from_dlpack(values)
-
-
-# Taichi compiles for the memory it is given and never gives it back: projectors of like sizes share it.
-@lru_cache(maxsize=4)
-def _renderer(capacity, n_views, shape, signed, cutoff, _generation):
-    return Renderer(capacity, n_views, shape, signed, cutoff, with_pose=True)

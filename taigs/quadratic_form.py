@@ -24,16 +24,16 @@ class HostForm:
 
     Parameters
     ----------
-    fields : CloudFields
+    gaussians : DeviceCloud
     grid : Grid
         A cube of n voxels.
     factor : float
         Image units per density of a voxel.
     """
 
-    def __init__(self, fields, grid, factor):
+    def __init__(self, gaussians, grid, factor):
         self.shape, self.factor = grid.shape, factor
-        self.voxelizer = Voxelizer(fields, grid)
+        self.voxelizer = Voxelizer(gaussians, grid)
 
     def load(self, weight, linear):
         """W (n, n, n // 2 + 1), and B as the volume (n, n, n) it is the transform of, centred as the cloud's."""
@@ -65,8 +65,8 @@ class DeviceForm:
         The volume is too large for Taichi.
     """
 
-    def __init__(self, fields, grid, factor):
-        self.voxelizer = Voxelizer(fields, grid, whole=True)
+    def __init__(self, gaussians, grid, factor):
+        self.voxelizer = Voxelizer(gaussians, grid, whole=True)
         self.spectra = DeviceSpectra(grid.shape, 3, factor)
 
     def load(self, weight, linear):
@@ -106,16 +106,16 @@ class DeviceSpectra:
         return float(square * self.scale), float(cross * self.scale)
 
 
-def quadratic_form(fields, grid, factor):
+def quadratic_form(gaussians, grid, factor):
     """The form that suits the backend and the size."""
     n = grid.shape[0]
     if on_device(n):
-        return DeviceForm(fields, grid, factor)
+        return DeviceForm(gaussians, grid, factor)
     if not runtime.current().is_cpu:
         log.warning(
             "a box of %d pixels: its transforms take the way over the CPU, slower; try one of %d", n, next_size(n)
         )
-    return HostForm(fields, grid, factor)
+    return HostForm(gaussians, grid, factor)
 
 
 def on_device(n):

@@ -1,23 +1,22 @@
 """Rendering a cloud: host side of the kernels. NumPy in, NumPy out."""
 
-from functools import lru_cache
-
 import numpy as np
 
 from taigs import runtime
-from taigs.device import DeviceCloud, float_type, upload
+from taigs.device import DeviceCloud, float_type
 from taigs.errors import InputError
 from taigs.kernels import transfer
 from taigs.kernels.covariance import covariance, covariance_vjp
 from taigs.kernels.fields import (
-    CloudFields,
     EllipseFields,
     ImageFields,
     ViewFields,
     VoxelFields,
     image_blocks,
+    lend,
+    roomy,
 )
-from taigs.kernels.layout import LAYOUT, round_up
+from taigs.kernels.layout import LAYOUT, SUPPORT, round_up
 from taigs.kernels.project import project as project_kernel
 from taigs.kernels.project import project_vjp as project_vjp_kernel
 from taigs.kernels.raster import raster, raster_vjp
@@ -53,10 +52,16 @@ class Renderer(DeviceCloud):
         self.with_pose = with_pose
         self.n_parts = -(-IMAGES_IN_FLIGHT // n_views) if self.form == "private" else 1
         super().__init__(capacity, signed)
-        self.views = ViewFields(n_views, capacity if with_pose else 0)
-        self.ellipses = EllipseFields(n_views, capacity, cutoff)
-        self.images = ImageFields(n_views, self.n_parts, *image_shape, capacity)
-        self.tiles = TileFields(n_views, *image_shape) if self.form == "tiles" else None
+        n_chunks = self.cloud.capacity // LAYOUT.chunk
+        size = roomy(image_shape[0] * image_blocks(image_shape[1]))
+        self.views = lend(self, ViewFields, n_views, n_chunks if with_pose else 1)
+        self.views.blur[None] = 0.0
+        self.ellipses = lend(self, EllipseFields, n_views, self.cloud.capacity, cutoff)
+        self.images = lend(self, ImageFields, n_views, self.n_parts, size, n_chunks)
+        self.tiles = None
+        if self.form == "tiles":
+            n_tiles = n_views * -(-image_shape[0] // SUPPORT) * -(-image_shape[1] // SUPPORT)
+            self.tiles = lend(self, TileFields, roomy(n_tiles))
         self.n_views = 0
 
     def set_views(self, matrices, offsets, image_shape):
@@ -181,26 +186,10 @@ def _one_view(cloud, rotation, shape, pixel_size, shift, centre, cutoff):
     if rotation.shape not in ((3, 3), (2, 3)):
         raise InputError(f"rotation has shape {rotation.shape}; expected (3, 3) or (2, 3)")
     centre = ((shape[1] - 1) / 2, (shape[0] - 1) / 2) if centre is None else centre
-    runtime.current()
-    renderer = _renderer(_power_of_two(len(cloud)), tuple(shape), cloud.signed, cutoff, runtime.generation())
+    renderer = Renderer(len(cloud), 1, shape, cloud.signed, cutoff, with_pose=True)
     renderer.set_cloud(cloud)
     renderer.set_views(rotation[None, :2] / pixel_size, (np.asarray(shift) + centre)[None], shape)
     return renderer
-
-
-# Taichi compiles for the memory it is given and never gives it back: calls of like sizes share it.
-@lru_cache(maxsize=4)
-def _renderer(capacity, shape, signed, cutoff, _generation):
-    return Renderer(capacity, 1, shape, signed, cutoff, with_pose=True)
-
-
-@lru_cache(maxsize=4)
-def _voxelizer(capacity, grid, signed, cutoff, _generation):
-    return Voxelizer(CloudFields(capacity, signed), grid, cutoff)
-
-
-def _power_of_two(n):
-    return 1 << max(n - 1, 0).bit_length()
 
 
 SLAB_VECTORS = 1 << 23  # of one slab: 256 MB of float32 on the CPU
@@ -210,13 +199,14 @@ PLANES_PER_TASK = 8
 class Voxelizer:
     """Device memory and launches that turn a cloud into a volume slab by slab (`whole`: in one), and its gradient."""
 
-    def __init__(self, fields: CloudFields, grid: Grid, cutoff=4.0, whole=False):
+    def __init__(self, gaussians: DeviceCloud, grid: Grid, cutoff=4.0, whole=False):
         nz, self.height, self.width = grid.shape
         self.blocks = image_blocks(self.width)
         self.grid = grid
-        self.fields = fields
+        self.gaussians, self.fields = gaussians, gaussians.cloud
         self.planes = nz if whole else min(nz, max(1, SLAB_VECTORS // (self.height * self.blocks)))
-        self.voxels = VoxelFields(fields.capacity, nz, self.planes, self.height, self.width, cutoff)
+        n_tiles, size = roomy(-(-nz // 8) * -(-self.height // 8)), roomy(self.planes * self.height * self.blocks)
+        self.voxels = lend(self, VoxelFields, self.fields.capacity, n_tiles, size, cutoff)
         self.voxels.grid.from_numpy(np.array([*grid.lower, grid.voxel_size], float_type()))
 
     def _slabs(self):
@@ -255,8 +245,7 @@ class Voxelizer:
         Without `v_volume` (nz, ny, nx), dL/dvolume lies in the slab, which is the whole volume.
         """
         chunks = self._prepare(n)
-        for field in (*self.fields.v_pos, *self.fields.v_cov, self.fields.v_mass):
-            field.fill(0)
+        transfer.clear_gradient(self.fields, chunks * LAYOUT.chunk)
         for z0, z1 in self._slabs():
             if v_volume is not None:
                 padded = np.zeros((z1 - z0, self.height, self.blocks * LAYOUT.lanes), float_type())
@@ -296,7 +285,6 @@ def voxelize_vjp(cloud, grid, v_volume, cutoff=4.0):
 
 
 def _loaded_voxelizer(cloud, grid, cutoff):
-    runtime.current()  # or the generation of the cache's key would change with the first start
-    voxelizer = _voxelizer(_power_of_two(len(cloud)), grid, cloud.signed, cutoff, runtime.generation())
-    upload(cloud, voxelizer.fields)
-    return voxelizer
+    gaussians = DeviceCloud(len(cloud), cloud.signed)
+    gaussians.set_cloud(cloud)
+    return Voxelizer(gaussians, grid, cutoff)

@@ -79,7 +79,7 @@ class TargetObjective(InOneSum):
     def __init__(self, gaussians: DeviceCloud, target, grid):
         self.gaussians, self.target, self.grid = gaussians, target, grid
         self.pixel_size = grid.voxel_size
-        self.voxelizer = Voxelizer(gaussians.cloud, grid)
+        self.voxelizer = Voxelizer(gaussians, grid)
         self.transform = fft.rfftn(target, workers=-1)
 
     def volume(self):

@@ -87,7 +87,7 @@ class VolumeObjective(InOneSum):
         self.gaussians = gaussians
         self.n = n
         self.pixel_size = pixel_size
-        self.form = quadratic_form(gaussians.cloud, Grid((n, n, n), pixel_size, (n // 2,) * 3), pixel_size**-2)
+        self.form = quadratic_form(gaussians, Grid((n, n, n), pixel_size, (n // 2,) * 3), pixel_size**-2)
 
     def set_data(self, fitted, held_out=None):
         """Fit `fitted` from now on, and score by `held_out` (VolumeData)."""

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from taigs import runtime
-from taigs.device import float_type, upload
+from taigs.device import DeviceCloud, float_type
 from taigs.errors import InputError, ResourceError
 from taigs.io.clouds import map_grid, map_position, values_per_density
 from taigs.io.mrc import write_sections
-from taigs.kernels.fields import CloudFields
 from taigs.progress import NoProgress
 from taigs.render import Voxelizer
 from taigs.tilt import blurred
@@ -149,10 +147,9 @@ def draw_sections(cloud, grid, factor=1.0, progress=None):
     """
     progress = progress or NoProgress()
     progress.stage("voxelising")
-    runtime.current()
-    fields = CloudFields(len(cloud), cloud.signed)
-    upload(cloud, fields)
-    voxelizer = Voxelizer(fields, grid)
+    gaussians = DeviceCloud(len(cloud), cloud.signed)
+    gaussians.set_cloud(cloud)
+    voxelizer = Voxelizer(gaussians, grid)
     nz, ny, nx = grid.shape
     x, y, z = grid.centre
     for first in range(0, nz, voxelizer.planes):

@@ -4,6 +4,7 @@ Taichi is one backend and one precision per process, and starting it again kills
 are ordered by the backend they ask for. What cannot run here is deselected and counted at the end.
 """
 
+import functools
 import os
 import platform
 import shutil
@@ -151,50 +152,36 @@ def renderer(renderers):
 
 
 class Volumes:
-    """Voxelises clouds of up to 300 Gaussians on grids of up to 16 x 33 x 24 with one set of fields."""
+    """Voxelises clouds on any grid, and pulls gradients back, as taigs.voxelize does, with a cut-off for all."""
 
     def __init__(self, cutoff):
-        from taigs.kernels.fields import CloudFields
+        self.cutoff, self.most_planes = cutoff, None
+
+    def held(self, cloud, grid):
+        from taigs.device import DeviceCloud
         from taigs.render import Voxelizer
-        from taigs.views import Grid
 
-        self.voxelizer = Voxelizer(CloudFields(300), Grid((16, 33, 24), 1.0), cutoff)
-
-    def upload(self, cloud, grid):
-        from taigs import device
-        from taigs.kernels.fields import image_blocks
-
-        v = self.voxelizer
-        v.grid, (_, v.height, v.width), v.blocks = grid, grid.shape, image_blocks(grid.shape[2])
-        v.voxels.grid.from_numpy(np.array([*grid.lower, grid.voxel_size], device.float_type()))
-        device.upload(cloud, v.fields)
+        gaussians = DeviceCloud(len(cloud), cloud.signed)
+        gaussians.set_cloud(cloud)
+        voxelizer = Voxelizer(gaussians, grid, self.cutoff)
+        voxelizer.planes = min(voxelizer.planes, self.most_planes or voxelizer.planes)
+        return voxelizer
 
     def voxelize(self, cloud, grid):
-        self.upload(cloud, grid)
-        return self.voxelizer.add(len(cloud), np.zeros(grid.shape), grid.voxel_size**-3)
+        return self.held(cloud, grid).add(len(cloud), np.zeros(grid.shape), grid.voxel_size**-3)
 
     def vjp(self, cloud, grid, v_volume):
         from taigs.render import cloud_gradient
 
-        self.upload(cloud, grid)
-        self.voxelizer.vjp(len(cloud), v_volume * grid.voxel_size**-3)
-        return cloud_gradient(self.voxelizer.fields, len(cloud))
+        voxelizer = self.held(cloud, grid)
+        voxelizer.vjp(len(cloud), v_volume * grid.voxel_size**-3)
+        return cloud_gradient(voxelizer.fields, len(cloud))
 
 
 @pytest.fixture
-def volumes(renderers):
+def volumes():
     """As `renderer`, for volumes."""
-
-    def get(cutoff=4.0):
-        from taigs import runtime
-
-        runtime.current()
-        key = ("volumes", runtime.generation(), cutoff)
-        if key not in renderers:
-            renderers[key] = Volumes(cutoff)
-        return renderers[key]
-
-    return get
+    return functools.cache(lambda cutoff=4.0: Volumes(cutoff))
 
 
 @pytest.fixture

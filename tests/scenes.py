@@ -8,17 +8,24 @@ from gradients import central_difference
 from scipy.spatial.transform import Rotation
 
 from taigs.cloud import GaussianCloud
-from taigs.device import read_scalars
+from taigs.device import float_type, read_scalars
 from taigs.render import cloud_gradient
 from taigs.runtime import ti
 
 PIXEL_SIZE = 1.3  # A; not 1, so that a forgotten factor shows
 
 
+def load_scalars(fields, rows):
+    """Write rows of numbers into the first entries of scalar fields."""
+    rows = np.ascontiguousarray(rows, float_type())
+    _load_scalars(tuple(fields), rows, rows.shape[1])
+
+
 @ti.kernel
-def load_scalars(field: ti.template(), array: ti.types.ndarray(ndim=1), n: int):
+def _load_scalars(fields: ti.template(), rows: ti.types.ndarray(ndim=2), n: int):
     for i in range(n):
-        field[i] = array[i]
+        for j in ti.static(range(len(fields))):
+            fields[j][i] = rows[j, i]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from scenes import draw, load_scalars, random_cloud, random_scene
 
 from taigs import runtime
-from taigs.device import download, read_scalars, upload
+from taigs.device import DeviceCloud, download, read_scalars, upload
 from taigs.errors import InputError
 from taigs.kernels.covariance import covariance
 from taigs.kernels.densify import (
@@ -27,32 +27,26 @@ from taigs.kernels.fields import CloudFields
 
 ANYWHERE = (1e6, 1e6, 1e6)  # A: bounds that nothing reaches
 CAPACITY = 512  # four chunks
-FIELDS = {}  # new ones compile every kernel again
+HELD = {}  # the clouds that the fields of a test belong to
 
 
 def fields_of(cloud, capacity=CAPACITY):
     """A cloud in device memory, with its masses, and with moments that tell every entry apart."""
-    key = (runtime.generation(), cloud.signed, capacity)
-    fields = FIELDS[key] = FIELDS.get(key) or CloudFields(capacity, cloud.signed)
-    upload(cloud, fields)
+    held = HELD[cloud.signed] = DeviceCloud(capacity, cloud.signed)
+    fields = held.cloud
+    held.set_cloud(cloud)
     covariance(fields, fields.capacity // 128)
     values = np.arange(11 * fields.capacity, dtype=np.float64).reshape(11, -1)
-    write(fields.moment1, values)
-    write(fields.moment2, values + 0.5)
+    load_scalars(fields.moment1, values)
+    load_scalars(fields.moment2, values + 0.5)
     return fields
-
-
-def write(scalars, values):
-    dtype = np.dtype(runtime.current().precision)
-    for field, row in zip(scalars, values, strict=True):
-        load_scalars(field, np.ascontiguousarray(row, dtype), len(row))
 
 
 def act(fields, n, split=(), limit=CAPACITY, mass_min=0.0, ceiling=50.0, bounds=ANYWHERE, floor=-50.0):
     """Mark the Gaussians `split` to be split, and do it; the new number of slots."""
     score = np.zeros((1, n))
     score[0, list(split)] = 1
-    write([fields.score], score)
+    load_scalars([fields.score], score)
     mark(fields, n, 0.5, mass_min, ceiling, *bounds)
     end = assign(fields, n, limit)
     empty_marked(fields, n)
@@ -320,7 +314,7 @@ def test_unmarked_gaussians_keep_every_bit(cpu32, rng, signed):
 def test_the_score_adds_up_the_length_of_the_positions_gradient(cpu64, rng):
     fields = fields_of(random_cloud(rng, 200, (20, 20, 20)))
     v = rng.normal(size=(11, CAPACITY))
-    write(fields.v_raw, v)
+    load_scalars(fields.v_raw, v)
     clear_scores(fields, CAPACITY)
     add_score(fields, 2)
     add_score(fields, 2)
@@ -333,7 +327,7 @@ def test_the_score_adds_up_the_length_of_the_positions_gradient(cpu64, rng):
 
 def test_only_scores_above_the_threshold_are_marked(cpu64, rng):
     fields = fields_of(random_cloud(rng, 4, (20, 20, 20)))
-    write([fields.score], [[0.0, 1.0, 1.5, 2.0]])
+    load_scalars([fields.score], [[0.0, 1.0, 1.5, 2.0]])
     mark(fields, 4, 1.0, 0.0, 50.0, *ANYWHERE)
     np.testing.assert_array_equal(fields.action.to_numpy()[:4], [KEEP, KEEP, SPLIT, SPLIT])
 
@@ -354,4 +348,4 @@ def test_densification_does_not_depend_on_the_number_of_threads(cpu32, rng):
 
 def test_a_cloud_beyond_the_capacity_is_refused(cpu32, rng):
     with pytest.raises(InputError, match="200 Gaussians; expected at most the capacity of 128"):
-        upload(random_cloud(rng, 200, (20, 20, 20)), CloudFields(128))
+        upload(random_cloud(rng, 200, (20, 20, 20)), CloudFields(128, False))

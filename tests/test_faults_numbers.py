@@ -18,6 +18,7 @@ from taigs.kernels import backproject, fields, tiles
 from taigs.kernels.backproject import TiltFields
 from taigs.kernels.covariance import covariance
 from taigs.kernels.fields import CloudFields, EllipseFields, ImageFields, VoxelFields
+from taigs.kernels.layout import LAYOUT
 from taigs.kernels.tiles import TileFields
 from taigs.masks import check_mask
 from taigs.progress import NoProgress
@@ -82,7 +83,7 @@ def fit(cpu32, renderer, rng):
     fit.begin(random_cloud(rng, 100, (40, 40, 40)))
     fit.at.step = 7
     covariance(gaussians.cloud, gaussians.n_chunks)
-    load_scalars(gaussians.cloud.score, rng.permutation(100).astype(np.float32), 100)
+    load_scalars([gaussians.cloud.score], rng.permutation(100)[None])
     return fit
 
 
@@ -127,14 +128,14 @@ def raw_masses(fit, masses):
 
 HUGE = 2**31
 TOO_LARGE = {
-    "a cloud": lambda: CloudFields(HUGE // 2),
-    "the projections of a cloud": lambda: EllipseFields(1 << 13, 1 << 18),
-    "an image": lambda: ImageFields(1, 1, 1 << 16, 1 << 15, 1),
-    "private images": lambda: ImageFields(8, 8, 1 << 13, 1 << 12, 1),
-    "a slab": lambda: VoxelFields(1, 1, 1, 1 << 16, 1 << 15),
-    "the tiles": lambda: TileFields(64, 1 << 13, 1 << 12),
-    "a tomogram": lambda: TiltFields(3, 1 << 10, (1 << 10, 1 << 11, 1 << 10)),
-    "images of a tilt series": lambda: TiltFields(1 << 9, 1 << 11, (1, 1 << 11, 1)),
+    "a cloud": lambda: CloudFields(HUGE // 2, False),
+    "the projections of a cloud": lambda: EllipseFields(1 << 13, 1 << 18, 4.0),
+    "an image": lambda: ImageFields(1, 1, HUGE // LAYOUT.lanes, 1),
+    "private images": lambda: ImageFields(8, 8, HUGE // 64 // LAYOUT.lanes, 1),
+    "a slab": lambda: VoxelFields(128, 1, HUGE // LAYOUT.lanes, 4.0),
+    "the tiles": lambda: TileFields(HUGE // 64),
+    "a tomogram": lambda: TiltFields(3, HUGE // LAYOUT.lanes, 1),
+    "images of a tilt series": lambda: TiltFields(1 << 9, 1, HUGE // LAYOUT.lanes),
 }
 
 
@@ -142,14 +143,25 @@ TOO_LARGE = {
 def test_arrays_that_taichi_cannot_count_are_refused_before_the_allocation(cpu32, monkeypatch, case):
     allocated = []
 
-    def field(_, *__, shape=0, **___):
-        allocated.append(int(np.prod(shape)))
-        return types.SimpleNamespace(from_numpy=lambda _: None, shape=shape)
+    class Tree:
+        def dense(self, _, shape):
+            allocated.append(int(np.prod(shape)))
+            return self
 
-    fake = types.SimpleNamespace(field=field, Vector=types.SimpleNamespace(field=field), i32=0, ndarray=field)
+        def place(self, _):
+            pass
+
+        def finalize(self):
+            pass
+
+    def field(*_, shape=0, **__):
+        allocated.append(int(np.prod(shape)))
+        return types.SimpleNamespace(from_numpy=lambda _: None)
+
+    vector, axes = types.SimpleNamespace(field=field), dict.fromkeys(("i", "ij", "ijk", "i32"))
+    fake = types.SimpleNamespace(field=field, Vector=vector, ndarray=field, FieldsBuilder=Tree, **axes)
     for module in (fields, tiles, backproject):
         monkeypatch.setattr(module, "ti", fake)
-    monkeypatch.setattr(backproject, "vectors", fields.vectors)
     with pytest.raises(ResourceError, match=r"expected fewer than 2\^31; try ") as refusal:
         TOO_LARGE[case]()
     assert refusal.value.exit_code == 4
@@ -159,11 +171,11 @@ def test_arrays_that_taichi_cannot_count_are_refused_before_the_allocation(cpu32
 def test_images_larger_than_a_renderers_memory_never_reach_a_kernel(cpu32, renderer, rng):
     r = renderer(form="private")
     matrices, offsets = random_views(rng, (48, 64), 3)
-    for shape in ((49, 64), (48, 65)):
+    for shape in ((65, 64), (64, 65)):
         with pytest.raises(InputError, match="room for"):
             r.set_views(matrices, offsets, shape)
     with pytest.raises(InputError, match="room for"):
-        r.load_images(r.images.residual, np.zeros((4, 48, 64)))
+        r.load_images(r.images.residual, np.zeros((5, 48, 64)))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from taigs.errors import InputError, ResourceError
 from taigs.kernels import transfer
 from taigs.kernels.fields import image_blocks, vectors
 from taigs.kernels.layout import LAYOUT
+from taigs.runtime import ti
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 15, 16, 25, 27, 30, 48, 60, 64, 100, 125, 128)
 ROOM = 4096  # vectors
@@ -55,7 +56,9 @@ def rows(renderers):
     def get(shape):
         key = ("rows", runtime.generation())
         if key not in renderers:
-            renderers[key] = vectors(ROOM)
+            tree = ti.FieldsBuilder()
+            renderers[key] = vectors(tree, ROOM)
+            tree.finalize()
         return Rows(renderers[key], shape)
 
     return get

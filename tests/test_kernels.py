@@ -6,13 +6,13 @@ import reference
 import scenes
 from scenes import draw, load_scalars, random_scene
 
-from taigs.device import float_type, raw_parameters, read_scalars
+from taigs.device import raw_parameters, read_scalars
 from taigs.geometry import tilt_rotation
 from taigs.kernels import transfer
 from taigs.kernels.adam import adam
 from taigs.kernels.backproject import TiltFields, back_project, project_voxels
 from taigs.kernels.covariance import covariance
-from taigs.kernels.fields import CloudFields
+from taigs.kernels.fields import CloudFields, image_blocks
 from taigs.kernels.layout import LAYOUT
 from taigs.kernels.residual import collect, residual
 from taigs.views import Grid
@@ -20,18 +20,12 @@ from taigs.views import Grid
 # --- raw parameters ---------------------------------------------------------------------------------------
 
 
-def write(fields, values):
-    """Rows of numbers into the first entries of scalar fields."""
-    for field, row in zip(fields, values, strict=True):
-        load_scalars(field, np.ascontiguousarray(row, float_type()), len(row))
-
-
 @pytest.mark.parametrize("signed", [False, True])
 def test_covariance_and_mass_of_raw_parameters(cpu64, rng, signed):
-    fields = CloudFields(200, signed)
+    fields = CloudFields(512, signed)
     raw = rng.normal(size=(11, 200))
     raw[10] = np.linspace(-40, 40, 200)
-    write(fields.raw, raw)
+    load_scalars(fields.raw, raw)
     fields.unit[None] = 2.5
     covariance(fields, 2)
     expected = reference.covariance(raw[3:6].T, raw[6:10].T)
@@ -59,13 +53,13 @@ def test_clouds_survive_the_way_through_device_memory(cpu64, renderer, rng, n):
 
 
 def test_ten_steps_of_adam_equal_the_reference(cpu64, rng):
-    fields, n = CloudFields(200), 200
+    fields, n = CloudFields(512, False), 200
     raw, moment1, moment2 = rng.normal(size=(11, n)), np.zeros((11, n)), np.zeros((11, n))
     rates = np.repeat([0.05, 0.02, 0.03, 0.07], [3, 3, 4, 1])
-    write(fields.raw, raw)
+    load_scalars(fields.raw, raw)
     for step in range(1, 11):
         gradient = rng.normal(size=(11, n)) * 10.0 ** rng.uniform(-6, 3, (11, n))
-        write(fields.v_raw, gradient)
+        load_scalars(fields.v_raw, gradient)
         adam(
             fields,
             2,
@@ -144,36 +138,37 @@ class Tilts:
     """Device memory of a small volume and its images, with NumPy on both sides."""
 
     def __init__(self, rays, shape, n_columns):
-        self.fields = TiltFields(len(rays), n_columns, shape)
+        self.shape, self.n_views, self.n_columns = shape, len(rays), n_columns
+        nz, ny, nx = shape
+        self.blocks = image_blocks(ny)
+        self.fields = TiltFields(len(rays), self.blocks * nz * nx, self.blocks * len(rays) * n_columns)
         self.fields.rays.from_numpy(rays)
-        nz, _, nx = shape
-        f = self.fields
-        self.project_tasks = (f, f.blocks * len(rays), len(rays), n_columns, nz, nx)
-        self.back_tasks = (f, f.blocks * nz, len(rays), n_columns, nz, nx)
+        self.project_tasks = (self.fields, self.blocks * len(rays), len(rays), n_columns, nz, nx)
+        self.back_tasks = (self.fields, self.blocks * nz, len(rays), n_columns, nz, nx)
 
     def load(self, field, array):
         """(a, ny, b) into (y block, a, b) vectors."""
         a, ny, b = array.shape
-        padded = np.zeros((a, self.fields.blocks * LAYOUT.lanes, b))
+        padded = np.zeros((a, self.blocks * LAYOUT.lanes, b))
         padded[:, :ny] = array
-        blocks = padded.reshape(a, self.fields.blocks, LAYOUT.lanes, b).transpose(1, 0, 3, 2)
+        blocks = padded.reshape(a, self.blocks, LAYOUT.lanes, b).transpose(1, 0, 3, 2)
         transfer.load_vectors(field, np.ascontiguousarray(blocks).reshape(-1), blocks.size // LAYOUT.lanes)
 
     def store(self, field, a, b):
-        out = np.empty(self.fields.blocks * a * b * LAYOUT.lanes)
+        out = np.empty(self.blocks * a * b * LAYOUT.lanes)
         transfer.store_vectors(field, out, out.size // LAYOUT.lanes)
-        out = out.reshape(self.fields.blocks, a, b, LAYOUT.lanes).transpose(1, 0, 3, 2)
-        return out.reshape(a, -1, b)[:, : self.fields.ny]
+        out = out.reshape(self.blocks, a, b, LAYOUT.lanes).transpose(1, 0, 3, 2)
+        return out.reshape(a, -1, b)[:, : self.shape[1]]
 
     def project(self, volume):
         self.load(self.fields.volume, volume)
         project_voxels(*self.project_tasks)
-        return self.store(self.fields.images, self.fields.n_views, self.fields.n_columns)
+        return self.store(self.fields.images, self.n_views, self.n_columns)
 
     def back_project(self, images):
         self.load(self.fields.images, images)
         back_project(*self.back_tasks)
-        return self.store(self.fields.volume, self.fields.nz, self.fields.nx)
+        return self.store(self.fields.volume, self.shape[0], self.shape[2])
 
 
 def test_tilt_projection_and_back_projection_equal_the_reference_and_are_adjoint(cpu64, rng):

@@ -62,19 +62,13 @@ def count_culled(r):
     return np.count_nonzero((half_heights < 0).any(axis=0))
 
 
-def write(fields, values):
-    """Rows of numbers into the first entries of scalar fields."""
-    for field, row in zip(fields, values, strict=True):
-        load_scalars(field, np.ascontiguousarray(row, float_type()), len(row))
-
-
 def change(fields, values):
     """Set raw parameters, {(slot, Gaussian): value}; returns the old ones of the first N Gaussians."""
     kept = read_scalars(fields.raw, N)
     changed = kept.copy()
     for where, value in values.items():
         changed[where] = value
-    write(fields.raw, changed)
+    load_scalars(fields.raw, changed)
     return kept
 
 
@@ -87,7 +81,7 @@ def poisoned(fields, values):
     places = [(slot, value, 2 * i + 1) for i, (slot, value) in enumerate((s, v) for s in SLOTS for v in values)]
     kept = change(fields, {(slot, g): value for slot, value, g in places})
     yield np.array([g for _, _, g in places])
-    write(fields.raw, kept)
+    load_scalars(fields.raw, kept)
 
 
 @contextmanager
@@ -95,7 +89,7 @@ def emptied(fields, bad):
     """The same Gaussians as empty slots."""
     kept = change(fields, {(0, g): NOWHERE for g in bad})
     yield
-    write(fields.raw, kept)
+    load_scalars(fields.raw, kept)
 
 
 N = 2 * 11 * len(POISON) + 5  # room for all poison, two chunks of the CPU
@@ -295,13 +289,12 @@ def test_poison_in_a_parameter_leaves_the_volume_and_all_other_gradients_as_with
     grid = Grid((9, 17, 21), PIXEL_SIZE)
     cloud = random_cloud(rng, N, (21, 17, 9), sigmas=(0.6, 2.0))
     v_volume = rng.normal(size=grid.shape).astype(float_type())
-    held = volumes()
-    held.upload(cloud, grid)
-    fields = held.voxelizer.fields
+    voxelizer = volumes().held(cloud, grid)
+    fields = voxelizer.fields
 
     def both():
-        volume = held.voxelizer.add(N, np.zeros(grid.shape))
-        held.voxelizer.vjp(N, v_volume)
+        volume = voxelizer.add(N, np.zeros(grid.shape))
+        voxelizer.vjp(N, v_volume)
         return volume, {**scenes.cloud_gradient(fields, N), "raw": read_scalars(fields.v_raw, N).T}
 
     with poisoned(fields, POISON) as bad:
@@ -324,14 +317,13 @@ def test_what_is_extreme_but_a_gaussian_is_voxelised(started, volumes, rng, case
     grid = Grid((9, 17, 21), PIXEL_SIZE)
     cloud = random_cloud(rng, 4, (1, 1, 1))
     cloud = replace(cloud, quaternions=np.tile([1.0, 0, 0, 0], (4, 1)))
-    held = volumes()
-    held.upload(cloud, grid)
-    fields = held.voxelizer.fields
+    voxelizer = volumes().held(cloud, grid)
+    fields = voxelizer.fields
     change(fields, {(0, i): NOWHERE for i in range(BAD)} | {(slot, BAD): v for slot, v in EXTREME[case].items()})
-    volume = held.voxelizer.add(4, np.zeros(grid.shape))
+    volume = voxelizer.add(4, np.zeros(grid.shape))
     expected = reference.voxelize(as_cloud(fields, 4, False).subset([BAD]), grid, cutoff=4.0) * grid.voxel_size**3
     np.testing.assert_allclose(volume, expected, rtol=1e-5, atol=max(2e-5 * np.abs(expected).max(), 1e-18))
-    held.voxelizer.vjp(4, np.ones(grid.shape, float_type()))
+    voxelizer.vjp(4, np.ones(grid.shape, float_type()))
     assert np.isfinite(read_scalars(fields.v_raw, 4)).all()
 
 
@@ -353,7 +345,7 @@ def test_adam_leaves_alone_what_is_no_number_or_would_become_none(started, rende
 
     def after(given):
         for name, values in given.items():
-            write(getattr(fields, name), values)
+            load_scalars(getattr(fields, name), values)
         adam(fields, -(-n // LAYOUT.chunk), 0.9, 0.99, 10.0, 100.0, 0.1, 0.1, 0.1, 0.1, -3.0, 3.0)
         return {name: read_scalars(getattr(fields, name), n) for name in ("raw", "moment1", "moment2")}
 
@@ -384,7 +376,7 @@ def test_densifying_empties_what_is_no_gaussian_and_scores_nothing_that_is_no_nu
         pulls = np.arange(450).reshape(3, 150) / 450
         for slot, g in bad:
             pulls[slot % 3, g] = poison
-        write(fields.v_raw[:3], pulls)
+        load_scalars(fields.v_raw[:3], pulls)
         change(fields, {(slot, g): poison for slot, g in bad})
         if np.isfinite(poison) and abs(poison) < 1:
             change(fields, {(0, g): NOWHERE for _, g in bad})
@@ -466,10 +458,10 @@ def test_poison_in_the_angle_of_a_tilt_image_leaves_its_voxels_and_pixels_empty(
     images[1] = 1
     for entry in range(3):
         for value in POISON:
-            rays = tilts.rays.copy()
-            rays[1, entry] = value
             poisoned_tilts = TiltGeometry(angles, (13, 19), shape)
-            poisoned_tilts.rays = rays
+            rays = poisoned_tilts.fields.rays.to_numpy()
+            rays[1, entry] = value
+            poisoned_tilts.fields.rays.from_numpy(rays)
             found = poisoned_tilts.project(volume)
             same(found[[0, 2]], drawn[[0, 2]])
             assert not found[1].any()

@@ -13,7 +13,6 @@ from taigs import runtime
 from taigs.device import DeviceCloud
 from taigs.errors import ResourceError
 from taigs.image_form import DeviceImages, HostImages
-from taigs.kernels.fields import CloudFields
 from taigs.particle_objective import ParticleObjective
 from taigs.quadratic_form import DeviceForm, HostForm, quadratic_form
 from taigs.render import cloud_gradient
@@ -36,7 +35,7 @@ def objective(renderers):
         if key not in renderers:
             gaussians = DeviceCloud(100)
             found = VolumeObjective(gaussians, N, PIXEL_SIZE)
-            forms = {one: one(gaussians.cloud, cube(), PIXEL_SIZE**-2) for one in (HostForm, DeviceForm)}
+            forms = {one: one(gaussians, cube(), PIXEL_SIZE**-2) for one in (HostForm, DeviceForm)}
             forms[HostForm].voxelizer = forms[DeviceForm].voxelizer  # compiles once
             renderers[key] = found, forms
         found, forms = renderers[key]
@@ -126,18 +125,18 @@ def test_volumes_of_both_forms_are_the_same(cpu64, objective, rng):
 
 
 def test_the_cpu_takes_the_host_form(cpu64):
-    assert isinstance(quadratic_form(CloudFields(1), cube(), 1.0), HostForm)
+    assert isinstance(quadratic_form(DeviceCloud(1), cube(), 1.0), HostForm)
 
 
 @pytest.mark.vulkan
 def test_a_gpu_takes_the_device_form_for_sizes_it_can_transform_and_says_where_it_cannot(vulkan, caplog):
     with caplog.at_level(logging.WARNING, "taigs"):
-        assert isinstance(quadratic_form(CloudFields(1), cube(), 1.0), DeviceForm)
+        assert isinstance(quadratic_form(DeviceCloud(1), cube(), 1.0), DeviceForm)
         assert not caplog.messages
-        assert isinstance(quadratic_form(CloudFields(1), cube(14), 1.0), HostForm)
+        assert isinstance(quadratic_form(DeviceCloud(1), cube(14), 1.0), HostForm)
     assert "try one of 16" in caplog.messages[0]
 
 
 def test_a_volume_beyond_what_taichi_counts_is_refused_with_the_remedy(cpu64):
     with pytest.raises(ResourceError, match=r"fewer than 2\^31; try --bin 2 or a smaller box"):
-        DeviceForm(CloudFields(1), cube(1296), 1.0)
+        DeviceForm(DeviceCloud(1), cube(1296), 1.0)

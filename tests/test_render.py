@@ -167,14 +167,6 @@ def test_rendering_is_linear_in_the_mass_and_its_gradient_is_the_adjoint(cpu64, 
     assert abs(backward / forward - 1) < 1e-12
 
 
-def write_raw(r, raw):
-    padded = np.zeros(r.cloud.capacity)
-    for field, row in zip(r.cloud.raw, raw, strict=True):
-        field_values = field.to_numpy() if len(row) < len(padded) else padded
-        field_values[: len(row)] = row
-        load_scalars(field, field_values, len(field_values))
-
-
 def load_targets(r, targets, scale):
     r.load_images(r.images.target, targets)
     table = np.zeros(r.images.scale.shape)
@@ -200,7 +192,7 @@ def test_the_whole_chain_from_raw_parameters_to_the_loss(cpu64, renderer, rng, s
     load_targets(r, targets, rng.uniform((0.8, -0.05, 0.3), (1.2, 0.05, 2), (3, 3)))
     raw = raw_parameters(scene.cloud, r.cloud.unit[None])
     raw[10] -= 1.5  # where softplus bends
-    write_raw(r, raw)
+    load_scalars(r.cloud.raw, raw)
     loss_and_residual(r)
     r.backward()
     actual = scenes.gradient(r)
@@ -212,7 +204,7 @@ def test_the_whole_chain_from_raw_parameters_to_the_loss(cpu64, renderer, rng, s
     }
 
     def loss(values):
-        write_raw(r, values)
+        load_scalars(r.cloud.raw, values)
         return loss_and_residual(r).sum()
 
     expected = central_difference(loss, raw)

@@ -1,7 +1,5 @@
 """A run that is stopped after every few steps, and resumed each time, ends in the bits of one that was not."""
 
-import functools
-import importlib
 import signal
 from dataclasses import replace
 
@@ -58,13 +56,6 @@ def same_bits(a, b):
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same_bits(a[key], b[key]) for key in a)
     return same_bits(vars(a), vars(b)) if hasattr(a, "__dataclass_fields__") else a == b
-
-
-def make_once(monkeypatch, name):
-    """Let all processes share device memory: each would compile its kernels."""
-    module, cls = name.rsplit(".", 1)
-    original = getattr(importlib.import_module(module), cls)
-    monkeypatch.setattr(name, functools.cache(lambda *_, **__: original(*_, **__)))
 
 
 STAGES = [Stage(1.2, 60, 6), Stage(0.8, 110, 5, rate=0.7, last_rate=0.1)]
@@ -155,9 +146,6 @@ def test_a_fit_to_a_map_resumed_every_few_steps(cpu32, rng, open_journal, monkey
     for name, steps in (("STEPS", 8), ("LAST_STEPS", 9)):
         monkeypatch.setattr(f"taigs.volume_fit.{name}", steps)
 
-    for name in ("DeviceCloud", "Voxelizer"):
-        make_once(monkeypatch, f"taigs.volume_fit.{name}")
-
     def fit(journal):
         result = fit_volume(volume, PIXEL_SIZE, gaussians=100, journal=journal)
         return result.cloud, result.volume, [replace(row, seconds=0) for row in result.rows]
@@ -172,8 +160,6 @@ def test_a_fit_to_a_map_resumed_every_few_steps(cpu32, rng, open_journal, monkey
 def test_a_tomogram_resumed_every_few_steps(cpu32, open_journal, monkeypatch):
     monkeypatch.setattr("taigs.tilt.STEPS", 20)
     views = aligned(phantom()[0])
-
-    make_once(monkeypatch, "taigs.tilt.Renderer")
 
     def run(journal):
         result = reconstruct_tilt_series(views, GRID.shape[0], journal=journal)

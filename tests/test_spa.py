@@ -69,31 +69,12 @@ def halves(seed=1):
 
 
 @pytest.fixture
-def device(monkeypatch, renderers):
-    """One piece of device memory for all fits of few Gaussians: each would compile kernels of its own."""
+def few(monkeypatch):
     monkeypatch.setattr(particle_fit, "FEWEST_GAUSSIANS", GAUSSIANS)
-
-    def shared(name, make):
-        key = (name, runtime.generation())
-        if key not in renderers:
-            renderers[key] = make()
-        return renderers[key]
-
-    renderer, objective = particle_fit.particle_renderer, particle_fit.VolumeObjective
-
-    def gaussians(capacity, n=N):
-        assert capacity <= ROOM and n == N
-        return shared("particles", lambda: renderer(ROOM, N))
-
-    monkeypatch.setattr(particle_fit, "DeviceCloud", gaussians)
-    monkeypatch.setattr(particle_fit, "particle_renderer", gaussians)
-    monkeypatch.setattr(
-        particle_fit, "VolumeObjective", lambda g, n, px: shared("volumes of particles", lambda: objective(g, n, px))
-    )
 
 
 @pytest.fixture
-def run(cpu32, device):
+def run(cpu32, few):
     """A function that reconstructs the simulated particles, once for each set of options."""
 
     def get(sample="C1", **options):
@@ -180,7 +161,7 @@ def test_a_half_set_of_one_view_is_refused(rng, given):
 # --- what a half knows ------------------------------------------------------------------------------------
 
 
-def test_a_half_knows_nothing_of_the_others_images(cpu32, device):
+def test_a_half_knows_nothing_of_the_others_images(cpu32, few):
     """Map, sums, noise, seeds, and the cloud after some steps: the other half may only say when to stop."""
     views = simulated()
     images = views.images.copy()
@@ -282,7 +263,7 @@ def test_the_seed_is_the_significant_part_of_the_filtered_map(cpu32):
     assert (truth() * kept).sum() > 0.6 * truth().sum(), "that is where the object is"
 
 
-def test_the_first_cloud_has_the_mass_of_the_seed_map(cpu32, device):
+def test_the_first_cloud_has_the_mass_of_the_seed_map(cpu32, few):
     sets, _ = gathered()
     fitter = ParticleFit(simulated(), "volume", "map", sets, NoProgress())
     for one in sets:
@@ -391,7 +372,7 @@ def test_negated_images_give_the_same_reconstruction(run):
     assert any("dark in the images: they were negated" in note for note in dark.notes)
 
 
-def test_the_view_objective_sees_negated_images_negated(cpu32, device, monkeypatch):
+def test_the_view_objective_sees_negated_images_negated(cpu32, few, monkeypatch):
     monkeypatch.setitem(particle_fit.SCHEDULES, "views", (("views", ((0.5, 0.5, 5, 1.0),)),))
     results = [
         reconstruct_particles(replace(simulated(), images=sign * simulated().images), objective="views")
@@ -425,7 +406,7 @@ def test_symmetry_does_not_raise_the_agreement_with_the_held_out_images_by_count
     np.testing.assert_allclose(noise[2:], noise_expected[2:], rtol=0.05)
 
 
-def test_a_half_stops_near_the_best_cloud_on_its_way(cpu32, device, monkeypatch):
+def test_a_half_stops_near_the_best_cloud_on_its_way(cpu32, few, monkeypatch):
     """Judged by the truth, which it does not know, along a fit that is not stopped."""
     sets, _ = gathered()
     stopped = ParticleFit(simulated(), "volume", "map", sets, NoProgress())
@@ -452,7 +433,7 @@ def test_another_seed_gives_other_half_sets(cpu32):
     assert (found[0] != found[1]).any()
 
 
-def test_random_gaussians_start_with_the_scale_that_fits_best(cpu32, device, monkeypatch):
+def test_random_gaussians_start_with_the_scale_that_fits_best(cpu32, few, monkeypatch):
     class Recorded(particle_fit.Fit):
         def repeat(self, cloud, stages):
             clouds.append(cloud)
@@ -472,7 +453,7 @@ def test_random_gaussians_start_with_the_scale_that_fits_best(cpu32, device, mon
 
 @pytest.mark.parametrize(("second", "kept"), [(0.4, 1), (0.7, 0)])
 def test_the_second_objective_starts_at_the_best_of_the_first_and_counts_if_it_is_better(
-    cpu32, device, monkeypatch, second, kept
+    cpu32, few, monkeypatch, second, kept
 ):
     class Told:
         """A fit that finds what it is told to."""

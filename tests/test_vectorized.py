@@ -33,7 +33,7 @@ collect(r.images, 1, r.n_parts, r.height, r.width, r.blocks)
 residual(r.images, 1, r.height, r.width, r.blocks)
 r.backward()
 adam(r.cloud, r.n_chunks, 0.9, 0.99, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, -10.0, 10.0)
-voxelizer = Voxelizer(r.cloud, Grid((16, 16, 16), 1.0), whole=True)
+voxelizer = Voxelizer(r, Grid((16, 16, 16), 1.0), whole=True)
 list(voxelizer.draw(1))
 voxelizer.vjp(1)
 """

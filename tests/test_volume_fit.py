@@ -6,8 +6,7 @@ import reference
 from gradients import assert_grad_close, central_difference
 from scenes import PIXEL_SIZE, load_scalars, random_cloud
 
-from taigs import runtime
-from taigs.device import DeviceCloud, float_type, raw_parameters, read_scalars
+from taigs.device import DeviceCloud, raw_parameters, read_scalars
 from taigs.errors import InputError
 from taigs.io.clouds import BYTES_BESIDES, BYTES_PER_GAUSSIAN
 from taigs.metrics import ncc
@@ -24,27 +23,6 @@ from taigs.volume_fit import (
 )
 
 SHAPE = (13, 18, 21)
-
-
-@pytest.fixture
-def memory(cpu32, renderers, monkeypatch):
-    """Fit in device memory that all these tests share: each would compile its kernels."""
-
-    def cloud(capacity, signed):
-        assert capacity <= 300
-        key = ("volume fit", runtime.generation(), signed)
-        if key not in renderers:
-            held = DeviceCloud(300, signed)
-            renderers[key] = held, Voxelizer(held.cloud, Grid(SHAPE, PIXEL_SIZE))
-        return renderers[key][0]
-
-    def voxelizer(fields, grid):
-        shared = renderers["volume fit", runtime.generation(), fields.signed][1]
-        shared.voxels.grid.from_numpy(np.array([*grid.lower, grid.voxel_size], float_type()))
-        return shared
-
-    monkeypatch.setattr("taigs.volume_fit.DeviceCloud", cloud)
-    monkeypatch.setattr("taigs.volume_fit.Voxelizer", voxelizer)
 
 
 @pytest.fixture
@@ -66,15 +44,12 @@ def test_the_gradient_is_that_of_half_the_summed_squares(cpu64, rng):
     grid = Grid((9, 10, 11), PIXEL_SIZE)
     held = DeviceCloud(len(cloud))
     objective = TargetObjective(held, rng.normal(0, 0.05, grid.shape), grid)
-    objective.voxelizer.voxels.cutoff = 12.0  # or the differences would see the edge of the support move
+    objective.voxelizer = Voxelizer(held, grid, 12.0)  # or the differences would see the edge of the support move
     held.set_cloud(cloud)
     raw = raw_parameters(cloud, held.cloud.unit[None])
 
     def loss(values):
-        for field, row in zip(held.cloud.raw, values, strict=True):
-            padded = field.to_numpy()
-            padded[: len(row)] = row
-            load_scalars(field, padded, len(padded))
+        load_scalars(held.cloud.raw, values)
         return 0.5 * ((objective.volume() - objective.target) ** 2).sum()
 
     expected = central_difference(loss, raw)
@@ -89,7 +64,7 @@ def test_the_gradient_is_that_of_half_the_summed_squares(cpu64, rng):
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_a_cloud_is_recovered_from_its_own_volume(memory, blobs, signed):
+def test_a_cloud_is_recovered_from_its_own_volume(cpu32, blobs, signed):
     volume = blobs(signed)
     result = fit_volume(volume, PIXEL_SIZE, gaussians=150, signed=signed)
     fitted = reference.voxelize(result.cloud, result.grid)
@@ -101,7 +76,7 @@ def test_a_cloud_is_recovered_from_its_own_volume(memory, blobs, signed):
     assert result.reason == "the budget is used up"
 
 
-def test_the_fit_stops_at_the_target_with_fewer_gaussians_than_the_budget(memory, blobs):
+def test_the_fit_stops_at_the_target_with_fewer_gaussians_than_the_budget(cpu32, blobs):
     volume = blobs()
     loose = fit_volume(volume, PIXEL_SIZE, gaussians=150, target_cc=0.9)
     assert loose.reason == "the target is met"
@@ -111,7 +86,7 @@ def test_the_fit_stops_at_the_target_with_fewer_gaussians_than_the_budget(memory
     assert sizes == sorted(sizes)
 
 
-def test_a_budget_of_megabytes_is_that_of_the_file(memory, blobs, tmp_path):
+def test_a_budget_of_megabytes_is_that_of_the_file(cpu32, blobs, tmp_path):
     from taigs.io.clouds import write_cloud
 
     volume = blobs()
@@ -121,7 +96,7 @@ def test_a_budget_of_megabytes_is_that_of_the_file(memory, blobs, tmp_path):
     assert (tmp_path / "model.npz").stat().st_size <= result.rows[-1].n_bytes <= 4000
 
 
-def test_neither_the_scale_of_the_values_nor_the_unit_of_length_matters(memory, blobs):
+def test_neither_the_scale_of_the_values_nor_the_unit_of_length_matters(cpu32, blobs):
     volume = blobs()
     plain = fit_volume(volume, 1.0, gaussians=60)
     tiny = fit_volume(volume * 2.0**-30, 4.0, gaussians=60)
@@ -129,7 +104,7 @@ def test_neither_the_scale_of_the_values_nor_the_unit_of_length_matters(memory, 
     assert ncc(reference.voxelize(tiny.cloud, tiny.grid), volume) > 0.98
 
 
-def test_what_is_below_the_contour_is_not_fitted(memory, blobs, rng):
+def test_what_is_below_the_contour_is_not_fitted(cpu32, blobs, rng):
     volume = blobs()
     level = 0.1 * volume.max()
     noisy = np.where(volume > level, volume, 0.9 * level * rng.random(SHAPE))
@@ -139,7 +114,7 @@ def test_what_is_below_the_contour_is_not_fitted(memory, blobs, rng):
     assert noisy[noisy < level].max() > 0, "the caller's array is left alone"
 
 
-def test_the_same_seed_gives_the_same_cloud(memory, blobs):
+def test_the_same_seed_gives_the_same_cloud(cpu32, blobs):
     volume = blobs()
     a, b, c = (fit_volume(volume, PIXEL_SIZE, gaussians=40, seed=seed).cloud for seed in (0, 0, 1))
     np.testing.assert_array_equal(a.positions, b.positions)
@@ -147,7 +122,7 @@ def test_the_same_seed_gives_the_same_cloud(memory, blobs):
     assert len(a) != len(c) or not np.array_equal(a.positions, c.positions)
 
 
-def test_a_fit_ends_when_twice_the_gaussians_bring_nothing(memory, blobs):
+def test_a_fit_ends_when_twice_the_gaussians_bring_nothing(cpu32, blobs):
     """Half of the power is negative: no positive cloud gets near the target."""
     volume = blobs()
     result = fit_volume(volume - volume[:, ::-1], PIXEL_SIZE, gaussians=300, target_cc=0.99)
@@ -155,7 +130,7 @@ def test_a_fit_ends_when_twice_the_gaussians_bring_nothing(memory, blobs):
     assert len(result.cloud) < 160
 
 
-def test_a_single_bright_voxel_is_one_gaussian(memory):
+def test_a_single_bright_voxel_is_one_gaussian(cpu32):
     volume = np.zeros(SHAPE, np.float32)
     volume[3, 11, 16] = 2.0
     result = fit_volume(volume, PIXEL_SIZE)
@@ -230,7 +205,7 @@ def test_settings_without_sense_are_refused(settings, message):
         fit_volume(with_value(2), PIXEL_SIZE, **settings)
 
 
-def test_light_gaussians_do_not_stay(memory, blobs):
+def test_light_gaussians_do_not_stay(cpu32, blobs):
     volume = blobs()
     masses = fit_volume(volume, PIXEL_SIZE, gaussians=150).cloud.masses
     assert masses.min() > 0.9 * CONFIG.mass_min * masses.mean()

@@ -110,14 +110,6 @@ def objective(cpu64, renderer, renderers):
     return renderers[key]
 
 
-def load_raw(fields, values):
-    """Write raw parameters (11, N) into device memory."""
-    for field, row in zip(fields.raw, values, strict=True):
-        padded = field.to_numpy()
-        padded[: len(row)] = row
-        load_scalars(field, padded, len(padded))
-
-
 def raw_gradient(gaussians):
     """dict of gradients left on the device, those of masses with respect to raw ones."""
     found = cloud_gradient(gaussians.cloud, gaussians.n)
@@ -131,7 +123,7 @@ def assert_gradient_is_that_of_the_loss(objective, cloud):
     raw = raw_parameters(cloud, gaussians.cloud.unit[None])
 
     def f(values):
-        load_raw(gaussians.cloud, values)
+        load_scalars(gaussians.cloud.raw, values)
         return objective.loss_and_gradient()
 
     expected = central_difference(f, raw)

@@ -62,12 +62,12 @@ def test_planes_get_all_gaussians_that_reach_them(cpu64, rng):
     assert_images_close(voxelize(narrow, grid), reference.voxelize(narrow, grid, cutoff=4.0), 1e-12)
 
 
-def test_slabs_join_into_the_same_volume(cpu64, volumes, rng, monkeypatch):
+def test_slabs_join_into_the_same_volume(cpu64, volumes, rng):
     grid = Grid((16, 12, 24), PIXEL_SIZE)
     cloud = scattered(rng, 65, grid.shape)
     v_volume = rng.normal(size=grid.shape)
     whole, v_whole = volumes().voxelize(cloud, grid), volumes().vjp(cloud, grid, v_volume)
-    monkeypatch.setattr(volumes().voxelizer, "planes", 5)  # four slabs, the last of one plane
+    volumes().most_planes = 5  # four slabs, the last of one plane
     assert_images_close(volumes().voxelize(cloud, grid), whole, 1e-12)
     for name, v in volumes().vjp(cloud, grid, v_volume).items():
         assert_grad_close(v, v_whole[name], 1e-11, name=name)
@@ -75,7 +75,7 @@ def test_slabs_join_into_the_same_volume(cpu64, volumes, rng, monkeypatch):
 
 def test_large_volumes_are_cut_into_slabs(cpu64, monkeypatch):
     monkeypatch.setattr(render, "SLAB_VECTORS", 5 * 12 * 3)
-    voxelizer = render.Voxelizer(render.CloudFields(1), Grid((16, 12, 24), 1.0))
+    voxelizer = render.Voxelizer(render.DeviceCloud(1), Grid((16, 12, 24), 1.0))
     assert voxelizer.planes == 5
     assert [b - a for a, b in voxelizer._slabs()] == [5, 5, 5, 1]
 

@@ -13,7 +13,7 @@ from taigs.cli import main as cli
 from taigs.errors import InputError, RefusedError, ResourceError
 from taigs.io.clouds import map_grid, write_cloud
 from taigs.io.mrc import _HEADER, read_volume, write_sections, write_volume
-from taigs.kernels.fields import image_blocks
+from taigs.render import Voxelizer
 from taigs.views import Grid
 from taigs.voxel_output import draw_sections, target_grid, write_map
 
@@ -28,21 +28,18 @@ def cloud(rng):
 
 
 @pytest.fixture
-def memory(monkeypatch, volumes):
-    """Draw with device memory that all these tests share (each would compile its kernels), in slabs of some planes."""
+def memory(monkeypatch):
+    """A function that has slabs of some planes drawn."""
 
     def use(planes):
-        def voxelizer(fields, grid):
-            shared = volumes().voxelizer
-            shared.height, shared.width = grid.shape[1:]
-            shared.blocks, shared.planes = image_blocks(shared.width), planes
-            return shared
+        def voxelizer(gaussians, grid):
+            made = Voxelizer(gaussians, grid)
+            made.planes = planes
+            return made
 
-        monkeypatch.setattr("taigs.voxel_output.CloudFields", lambda *_: volumes().voxelizer.fields)
         monkeypatch.setattr("taigs.voxel_output.Voxelizer", voxelizer)
 
-    yield use
-    volumes().voxelizer.planes = 16
+    return use
 
 
 def origin(path):

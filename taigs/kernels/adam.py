@@ -1,6 +1,6 @@
 """One Adam step (Kingma & Ba 2015) for all parameter groups of a cloud."""
 
-from taigs.kernels.layout import LAYOUT, at_most, bounded, share, slots
+from taigs.kernels.layout import LAYOUT, at_most, chunk_of, share, slots
 from taigs.runtime import ti
 
 EPSILON = 1e-15
@@ -23,7 +23,7 @@ def adam(
     for k in range(slots(n_chunks)):
         begin, end = share(k, n_chunks)
         for task in range(begin, end):
-            first = bounded(task) * LAYOUT.chunk
+            first = chunk_of(cloud, task)
             count = cloud.count[None]  # loads the root of the fields once, outside the vectorised loops
             for j in ti.static(range(11)):
                 rate = rate_position if j < 3 else rate_log_sigma if j < 6 else rate_quaternion if j < 10 else rate_mass
@@ -50,7 +50,7 @@ def gradient_size(cloud: ti.template(), n_chunks: int) -> float:
     for k in range(slots(n_chunks)):
         begin, end = share(k, n_chunks)
         for task in range(begin, end):
-            first = bounded(task) * LAYOUT.chunk
+            first = chunk_of(cloud, task)
             size = 0.0
             for j in ti.static(range(11)):
                 for g in range(first, first + LAYOUT.chunk):

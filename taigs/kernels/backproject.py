@@ -5,25 +5,27 @@ A voxel (x, z) meets image column u = x cos t + z sin t + offset; its value is s
 between the two nearest columns. Indices: volume (y block, z, x), images (y block, view, column).
 """
 
-from taigs.kernels.fields import vectors
-from taigs.kernels.layout import LAYOUT, SUPPORT, at_most, round_up, share, slots
-from taigs.runtime import ti
+from taigs.kernels.fields import table, vectors
+from taigs.kernels.layout import LAYOUT, at_most, share, slots
+from taigs.runtime import check_size, ti
 
 FAR = 1e6  # columns: keeps the conversion to integers defined
 
 
 @ti.data_oriented
 class TiltFields:
-    """A volume and aligned images in vectors along y; rays (V, 3): cos t, sin t, offset for voxel (0, 0), in pixels."""
+    """A volume and aligned images of up to so many vectors along y.
 
-    def __init__(self, n_views, n_columns, shape):
-        self.nz, self.ny, self.nx = shape
-        self.n_views = n_views
-        self.n_columns = n_columns
-        self.blocks = round_up(self.ny, SUPPORT) // LAYOUT.lanes
-        self.volume = vectors(self.blocks * self.nz * self.nx)
-        self.images = vectors(self.blocks * n_views * n_columns)
-        self.rays = ti.field(float, shape=(n_views, 3))
+    rays : cos t, sin t, offset for voxel (0, 0), in pixels; (V, 3)
+    """
+
+    def __init__(self, n_views, volume_size, images_size):
+        check_size(max(volume_size, images_size) * LAYOUT.lanes, "a volume or its images")
+        tree = ti.FieldsBuilder()
+        self.volume = vectors(tree, volume_size)
+        self.images = vectors(tree, images_size)
+        self.rays = table(tree, n_views, 3)
+        tree.finalize()
 
 
 @ti.func

@@ -4,7 +4,7 @@ A slot whose parameters are no Gaussian's (`valid`) gets the covariance and the 
 and its gradient is 0.
 """
 
-from taigs.kernels.layout import COLUMN, LAYOUT, ROW, at_most, bounded, exp, share, slots, within
+from taigs.kernels.layout import COLUMN, LAYOUT, ROW, at_most, chunk_of, exp, share, slots, within
 from taigs.runtime import ti
 
 LARGEST = 1e15  # A, or raw mass; beyond it products of two overflow float32
@@ -44,7 +44,7 @@ def covariance(cloud: ti.template(), n_chunks: int):
     for k in range(slots(n_chunks)):
         begin, end = share(k, n_chunks)
         for task in range(begin, end):
-            first = bounded(task) * LAYOUT.chunk
+            first = chunk_of(cloud, task)
             unit = cloud.unit[None]
             for g in range(first, first + LAYOUT.chunk):
                 ok = valid(cloud, g)
@@ -76,7 +76,7 @@ def covariance_vjp(cloud: ti.template(), n_chunks: int):
     for k in range(slots(n_chunks)):
         begin, end = share(k, n_chunks)
         for task in range(begin, end):
-            first = bounded(task) * LAYOUT.chunk
+            first = chunk_of(cloud, task)
             unit = cloud.unit[None]
             for g in range(first, first + LAYOUT.chunk):
                 ok = valid(cloud, g)

@@ -6,7 +6,7 @@ splitting and cloning; pruning removes only masses below `mass_min` or outside t
 """
 
 from taigs.kernels.covariance import valid
-from taigs.kernels.layout import LAYOUT, bounded, share, slots, within
+from taigs.kernels.layout import LAYOUT, chunk_of, share, slots, within
 from taigs.runtime import ti
 
 EMPTY, KEEP, SPLIT = 0, 1, 2
@@ -23,7 +23,7 @@ def add_score(cloud: ti.template(), n_chunks: int):
     for k in range(slots(n_chunks)):
         begin, end = share(k, n_chunks)
         for task in range(begin, end):
-            first = bounded(task) * LAYOUT.chunk
+            first = chunk_of(cloud, task)
             for g in range(first, first + LAYOUT.chunk):
                 x = cloud.v_raw[0][g]; y = cloud.v_raw[1][g]; z = cloud.v_raw[2][g]
                 square = x * x + y * y + z * z

@@ -1,27 +1,73 @@
 """Device memory of the kernels, as structs of arrays.
 
-Every array is a Taichi field: on the CPU only loops over fields are vectorised. Capacities are
-rounded up, so that a growing cloud or a smaller image level does not compile the kernels again.
+Every array is a Taichi field: on the CPU only loops over fields are vectorised. Taichi compiles a kernel for the
+very fields it is given and never gives their memory back. So the sizes are rounded up, the fields of a struct lie
+in a tree of their own, on whose sizes alone its code depends, and `lend` hands out again what is no longer used.
+A tree that is begun must be finished, or no kernel runs any more: sizes are checked before.
 """
+
+import weakref
+from collections import defaultdict
 
 import numpy as np
 
+from taigs import runtime
 from taigs.kernels.layout import LAYOUT, round_up
 from taigs.runtime import check_size, ti
 
+LEAST = 512  # entries of an array: four chunks
 
-def scalars(n, count=None, dtype=float):
+_unused = defaultdict(list)  # of the structs of (start of Taichi, kind, sizes) those that nobody holds
+
+
+def lend(owner, kind, *sizes):
+    """A struct of fields, until `owner` is no more; then others get it, with whatever is left in it.
+
+    Parameters
+    ----------
+    owner : object
+        All who use the fields must hold it.
+    kind : type
+        CloudFields, for instance; `sizes` are its arguments.
+    """
+    runtime.current()  # starts Taichi, which would be another start
+    unused = _unused[runtime.generation(), kind, sizes]
+    fields = unused.pop() if unused else kind(*sizes)
+    weakref.finalize(owner, unused.append, fields).atexit = False
+    return fields
+
+
+def roomy(n):
+    """A number of entries, of which there are few: n rounded up by at most an eighth, to whole chunks of Gaussians."""
+    return max(LEAST, round_up(n, max(128, (1 << n.bit_length()) // 16)))
+
+
+def scalars(tree, n, count=None, dtype=float):
     """One field of n numbers, or a list of `count` of them."""
-    check_size(n, "a device array")
     if count is None:
-        return ti.field(dtype, shape=max(n, 1))
-    return [ti.field(dtype, shape=max(n, 1)) for _ in range(count)]
+        return _placed(ti.field(dtype), tree.dense(ti.i, n))
+    return [scalars(tree, n, dtype=dtype) for _ in range(count)]
 
 
-def vectors(n):
+def vectors(tree, n):
     """A field of n pixel vectors."""
-    check_size(n * LAYOUT.lanes, "a device image")
-    return ti.Vector.field(LAYOUT.lanes, float, shape=max(n, 1))
+    return _placed(ti.Vector.field(LAYOUT.lanes, float), tree.dense(ti.i, n))
+
+
+def table(tree, *shape, dtype=float):
+    """A small field of up to three axes; without any, of one number."""
+    axes = (ti.i, ti.ij, ti.ijk)
+    return _placed(ti.field(dtype), tree.dense(axes[len(shape) - 1], shape) if shape else tree)
+
+
+def number_lanes(lane):
+    """Write 0 1 2 ... into a vector."""
+    lane.from_numpy(np.arange(LAYOUT.lanes, dtype=np.float32)[None])
+
+
+def _placed(field, node):
+    node.place(field)
+    return field
 
 
 @ti.data_oriented
@@ -33,26 +79,29 @@ class CloudFields:
     v_pos, v_cov, v_mass, v_raw : dL/d(each)
     moment1, moment2 : Adam's, like raw
     score, action, child, count : see kernels/densify.py
+    zero : see `chunk_of`
     """
 
-    def __init__(self, capacity, signed=False):
-        self.capacity = round_up(max(capacity, 1), LAYOUT.chunk)
-        check_size(2 * self.capacity, "twice the cloud", "fewer Gaussians")  # loops count MOST_TASKS of its chunks
-        self.signed = signed
-        self.raw = scalars(self.capacity, 11)
-        self.cov = scalars(self.capacity, 6)
-        self.mass = scalars(self.capacity)
-        self.v_pos = scalars(self.capacity, 3)
-        self.v_cov = scalars(self.capacity, 6)
-        self.v_mass = scalars(self.capacity)
-        self.v_raw = scalars(self.capacity, 11)
-        self.moment1 = scalars(self.capacity, 11)
-        self.moment2 = scalars(self.capacity, 11)
-        self.score = scalars(self.capacity)
-        self.action = scalars(self.capacity, dtype=ti.i32)
-        self.child = scalars(self.capacity, dtype=ti.i32)
-        self.count = ti.field(ti.i32, shape=())
-        self.unit = ti.field(float, shape=())
+    def __init__(self, capacity, signed):
+        check_size(2 * capacity, "twice the cloud", "fewer Gaussians")  # loops count MOST_TASKS of its chunks
+        self.capacity, self.signed = capacity, signed
+        tree = ti.FieldsBuilder()
+        self.zero = table(tree, dtype=ti.i32)
+        self.raw = scalars(tree, capacity, 11)
+        self.cov = scalars(tree, capacity, 6)
+        self.mass = scalars(tree, capacity)
+        self.v_pos = scalars(tree, capacity, 3)
+        self.v_cov = scalars(tree, capacity, 6)
+        self.v_mass = scalars(tree, capacity)
+        self.v_raw = scalars(tree, capacity, 11)
+        self.moment1 = scalars(tree, capacity, 11)
+        self.moment2 = scalars(tree, capacity, 11)
+        self.score = scalars(tree, capacity)
+        self.action = scalars(tree, capacity, dtype=ti.i32)
+        self.child = scalars(tree, capacity, dtype=ti.i32)
+        self.count = table(tree, dtype=ti.i32)
+        self.unit = table(tree)
+        tree.finalize()
 
 
 @ti.data_oriented
@@ -62,45 +111,51 @@ class ViewFields:
     blur : variance (pixel^2) added to every ellipse; v_parts : see project_vjp.
     """
 
-    def __init__(self, n_views, capacity=0):
-        self.table = ti.field(float, shape=(n_views, 8))
-        self.blur = ti.field(float, shape=())
-        self.v_parts = ti.field(float, shape=(n_views, max(1, round_up(capacity, LAYOUT.chunk) // LAYOUT.chunk), 8))
+    def __init__(self, n_views, n_chunks):
+        tree = ti.FieldsBuilder()
+        self.table = table(tree, n_views, 8)
+        self.blur = table(tree)
+        self.v_parts = table(tree, n_views, n_chunks, 8)
+        tree.finalize()
 
 
 @ti.data_oriented
 class EllipseFields:
     """Projections of every Gaussian under every view, index view * capacity + g; see kernels/project.py."""
 
-    def __init__(self, n_views, capacity, cutoff=4.0):
-        self.capacity = round_up(max(capacity, 1), LAYOUT.chunk)
-        self.cutoff = cutoff
-        n = n_views * self.capacity
-        self.x, self.y, self.rx, self.ry = scalars(n, 4)
-        self.a, self.b, self.c, self.peak, self.q, self.across = scalars(n, 6)
-        self.v_x, self.v_y, self.v_xx, self.v_xy, self.v_yy, self.v_mass = scalars(n, 6)
+    def __init__(self, n_views, capacity, cutoff):
+        self.capacity, self.cutoff = capacity, cutoff
+        n = n_views * capacity
+        check_size(n, "a device array")
+        tree = ti.FieldsBuilder()
+        self.zero = table(tree, dtype=ti.i32)
+        self.x, self.y, self.rx, self.ry = scalars(tree, n, 4)
+        self.a, self.b, self.c, self.peak, self.q, self.across = scalars(tree, n, 6)
+        self.v_x, self.v_y, self.v_xx, self.v_xy, self.v_yy, self.v_mass = scalars(tree, n, 6)
+        tree.finalize()
 
 
 @ti.data_oriented
 class ImageFields:
-    """Images of up to `n_views` views as rows of pixel vectors.
+    """Images of up to `n_views` views of up to `size` pixel vectors, in rows.
 
     parts : private images that sum to the model's; residual : weighted residual = dL/dimage;
     target : measured images; sums : scratch of raster_vjp and collect.
     """
 
-    def __init__(self, n_views, n_parts, height, width, capacity):
-        self.n_parts = n_parts
-        blocks = image_blocks(width)
-        self.parts = vectors(n_parts * n_views * height * blocks)
-        self.residual = vectors(n_views * height * blocks)
-        self.target = vectors(n_views * height * blocks)
-        chunks = round_up(max(capacity, 1), LAYOUT.chunk) // LAYOUT.chunk
-        self.sums = vectors(n_views * max(6 * chunks, 5 * LAYOUT.strips))
-        self.statistics = ti.field(float, shape=(n_views * LAYOUT.strips, 6))
-        self.scale = ti.field(float, shape=(n_views, 3))
-        self.lane = vectors(1)
-        self.lane.from_numpy(np.arange(LAYOUT.lanes, dtype=np.float32)[None])
+    def __init__(self, n_views, n_parts, size, n_chunks):
+        n_sums = n_views * max(6 * n_chunks, 5 * LAYOUT.strips)
+        check_size(max(n_parts * n_views * size, n_sums) * LAYOUT.lanes, "a device image")
+        tree = ti.FieldsBuilder()
+        self.parts = vectors(tree, n_parts * n_views * size)
+        self.residual = vectors(tree, n_views * size)
+        self.target = vectors(tree, n_views * size)
+        self.sums = vectors(tree, n_sums)
+        self.statistics = table(tree, n_views * LAYOUT.strips, 6)
+        self.scale = table(tree, n_views, 3)
+        self.lane = vectors(tree, 1)
+        tree.finalize()
+        number_lanes(self.lane)
 
 
 def image_blocks(width):
@@ -110,21 +165,22 @@ def image_blocks(width):
 
 @ti.data_oriented
 class VoxelFields:
-    """A slab of up to `planes` of the `depth` planes of a volume, and the Gaussians in its voxel units.
+    """A slab of up to `size` pixel vectors of a volume, and up to `capacity` Gaussians in its voxel units.
 
-    order, start, reach, sums : see kernels/voxelize.py; they are used on the CPU only.
+    order, start (of up to `n_tiles` tiles), reach, sums : see kernels/voxelize.py; they are used on the CPU only.
     """
 
-    def __init__(self, capacity, depth, planes, height, width, cutoff=4.0):
+    def __init__(self, capacity, n_tiles, size, cutoff):
+        check_size(max(size * LAYOUT.lanes, 10 * capacity), "a device image")
         self.cutoff = cutoff
-        capacity = round_up(max(capacity, 1), LAYOUT.chunk)
-        self.p = scalars(capacity, 13)
-        cpu = LAYOUT.lanes > 1
-        self.order = scalars(capacity if cpu else 1, dtype=ti.i32)
-        self.start = scalars(-(-depth // 8) * -(-height // 8) if cpu else 1, dtype=ti.i32)
-        self.reach = ti.field(ti.i32, shape=())
-        self.sums = vectors(10 * (capacity // LAYOUT.chunk) if cpu else 1)
-        self.slab = vectors(planes * height * image_blocks(width))
-        self.grid = ti.field(float, shape=4)
-        self.lane = vectors(1)
-        self.lane.from_numpy(np.arange(LAYOUT.lanes, dtype=np.float32)[None])
+        tree, cpu = ti.FieldsBuilder(), LAYOUT.lanes > 1
+        self.p = scalars(tree, capacity, 13)
+        self.order = scalars(tree, capacity if cpu else 1, dtype=ti.i32)
+        self.start = scalars(tree, n_tiles if cpu else 1, dtype=ti.i32)
+        self.reach = table(tree, dtype=ti.i32)
+        self.sums = vectors(tree, 10 * (capacity // LAYOUT.chunk) if cpu else 1)
+        self.slab = vectors(tree, size)
+        self.grid = table(tree, 4)
+        self.lane = vectors(tree, 1)
+        tree.finalize()
+        number_lanes(self.lane)

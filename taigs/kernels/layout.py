@@ -104,6 +104,16 @@ def bounded(task):
 
 
 @ti.func
+def chunk_of(fields: ti.template(), task):
+    """First Gaussian of a task.
+
+    `fields.zero` is added for LLVM, which vectorises a loop over fields only if the address of their tree is known
+    before it: Taichi looks that up where one of them is first read.
+    """
+    return bounded(task + fields.zero[None]) * LAYOUT.chunk
+
+
+@ti.func
 def within(x, low: ti.template(), high: ti.template()):
     """Whether low <= x <= high, for 0 <= low; never for NaN, which fast arithmetic takes for any number.
 

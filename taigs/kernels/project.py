@@ -4,7 +4,7 @@ A view is M (2, 3) = projection / pixel size and t (2,): the ellipse has mean M 
 M S M^T + blur, in pixels, and the mass of the Gaussian, since a line integral keeps it.
 """
 
-from taigs.kernels.layout import COLUMN, LAYOUT, ROW, SUPPORT, at_most, bounded, exp, share, slots, within
+from taigs.kernels.layout import COLUMN, LAYOUT, ROW, SUPPORT, at_most, chunk_of, exp, share, slots, within
 from taigs.runtime import ti
 
 TWO_PI = 6.283185307179586
@@ -63,8 +63,8 @@ def project(cloud: ti.template(), views: ti.template(), ellipses: ti.template(),
         begin, end = share(k, n_chunks * n_views)
         for task in range(begin, end):
             view = task // n_chunks
-            first = (task - view * n_chunks) * LAYOUT.chunk
-            o = view * ti.static(ellipses.capacity)
+            first = chunk_of(cloud, task - view * n_chunks)
+            o = view * ti.static(ellipses.capacity) + ellipses.zero[None]
             M, tx, ty = load_view(views, view)
             blur = views.blur[None]
             cut = ti.static(ellipses.cutoff)
@@ -121,7 +121,7 @@ def project_vjp(
     for k in range(slots(n_chunks)):
         begin, end = share(k, n_chunks)
         for task in range(begin, end):
-            first = bounded(task) * LAYOUT.chunk
+            first = chunk_of(cloud, task)
             for g in range(first, first + LAYOUT.chunk):
                 for j in ti.static(range(3)):
                     cloud.v_pos[j][g] = 0.0
@@ -129,7 +129,7 @@ def project_vjp(
                     cloud.v_cov[j][g] = 0.0
                 cloud.v_mass[g] = 0.0
             for view in range(n_views):
-                o = view * ti.static(ellipses.capacity)
+                o = view * ti.static(ellipses.capacity) + ellipses.zero[None]
                 M, _, _ = load_view(views, view)
                 for g in range(first, first + LAYOUT.chunk):
                     vx = ellipses.v_x[o + g]; vy = ellipses.v_y[o + g]

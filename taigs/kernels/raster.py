@@ -4,7 +4,7 @@ The support of an ellipse is the rows within `ry` of its mean times the aligned 
 its width `rx` touches: the same set of pixels in every form, so that backends agree to rounding.
 """
 
-from taigs.kernels.layout import LAYOUT, SUPPORT, exp, share, slots
+from taigs.kernels.layout import LAYOUT, SUPPORT, chunk_of, exp, share, slots
 from taigs.runtime import ti
 
 
@@ -105,7 +105,7 @@ def raster_vjp(
         begin, end = share(k, n_chunks * n_views)
         for task in range(begin, end):
             view = task // n_chunks
-            first = view * ti.static(ellipses.capacity) + (task - view * n_chunks) * LAYOUT.chunk
+            first = view * ti.static(ellipses.capacity) + chunk_of(ellipses, task - view * n_chunks)
             base = view * height * blocks
             lane = images.lane[0]
             zero = ti.Vector([0.0] * LAYOUT.lanes)

@@ -4,6 +4,7 @@ count -> allocate -> fill -> gather. Tiles only need disjoint ranges, so an atom
 prefix sum. The pixels of a tile read the same ellipse at the same time, which the caches serve.
 """
 
+from taigs.kernels.fields import scalars, table
 from taigs.kernels.layout import LAYOUT, SUPPORT, exp, round_up
 from taigs.kernels.raster import support
 from taigs.memory import check_memory
@@ -15,17 +16,18 @@ ENTRIES = ti.types.ndarray(dtype=ti.i32, ndim=1)
 
 @ti.data_oriented
 class TileFields:
-    """Lists of ellipses per tile: their `count`, the `cursor` behind the last one filled in, all `entries`.
+    """Lists of ellipses for up to `n_tiles` tiles: `count`, the `cursor` behind the last one filled in, all `entries`.
 
     total : number of entries, and whether it has passed 2^31.
     """
 
-    def __init__(self, n_views, height, width):
-        n = n_views * (round_up(height, SUPPORT) // SUPPORT) * (round_up(width, SUPPORT) // SUPPORT)
-        check_size(n * SUPPORT * SUPPORT, "the images of a batch")
-        self.count = ti.field(ti.i32, shape=n)
-        self.cursor = ti.field(ti.i32, shape=n)
-        self.total = ti.field(ti.i32, shape=2)
+    def __init__(self, n_tiles):
+        check_size(n_tiles * SUPPORT * SUPPORT, "the images of a batch")
+        tree = ti.FieldsBuilder()
+        self.count = scalars(tree, n_tiles, dtype=ti.i32)
+        self.cursor = scalars(tree, n_tiles, dtype=ti.i32)
+        self.total = table(tree, 2, dtype=ti.i32)
+        tree.finalize()
         self.entries = ti.ndarray(ti.i32, shape=1 << 16)
 
     def reserve(self, n):

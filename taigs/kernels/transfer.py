@@ -27,9 +27,22 @@ def store_vectors(vectors: ti.template(), array: ti.types.ndarray(ndim=1), n: in
 
 
 @ti.kernel
-def store_scalars(field: ti.template(), array: ti.types.ndarray(ndim=1), n: int):
+def store_scalars(fields: ti.template(), rows: ti.types.ndarray(ndim=2), n: int):
+    """Fields of one type, one to a row."""
     for i in range(n):
-        array[i] = field[i]
+        for j in ti.static(range(len(fields))):
+            rows[j, i] = fields[j][i]
+
+
+@ti.kernel
+def clear_gradient(cloud: ti.template(), n: int):
+    """dL/d(position, covariance, mass) = 0."""
+    for g in range(n):
+        for j in ti.static(range(3)):
+            cloud.v_pos[j][g] = 0.0
+        for j in ti.static(range(6)):
+            cloud.v_cov[j][g] = 0.0
+        cloud.v_mass[g] = 0.0
 
 
 @ti.kernel

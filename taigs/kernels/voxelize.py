@@ -6,7 +6,7 @@ and finds their voxels in the cache. Rows run along x in vectors; along y and z 
 neighbour's by the recurrence of kernels/raster.py. On a GPU a task is a Gaussian and adds atomically.
 """
 
-from taigs.kernels.layout import COLUMN, LAYOUT, ROW, SUPPORT, at_most, bounded, exp, share, slots, within
+from taigs.kernels.layout import COLUMN, LAYOUT, ROW, SUPPORT, at_most, bounded, chunk_of, exp, share, slots, within
 from taigs.kernels.project import CULLED, FAR, LARGEST_PEAK, LARGEST_RATIO, NARROW, TALL
 from taigs.runtime import ti
 
@@ -72,7 +72,7 @@ def prepare_voxels(cloud: ti.template(), voxels: ti.template(), n_chunks: int):
     for k in range(slots(n_chunks)):
         begin, end = share(k, n_chunks)
         for task in range(begin, end):
-            first = bounded(task) * LAYOUT.chunk
+            first = chunk_of(cloud, task)
             lx = voxels.grid[0]; ly = voxels.grid[1]; lz = voxels.grid[2]
             per_voxel = 1.0 / voxels.grid[3]
             square = per_voxel * per_voxel
