@@ -55,9 +55,9 @@ NEEDS = {
     "x86": (platform.machine().lower() in ("x86_64", "amd64"), "not an x86 processor"),
     "linux": (sys.platform == "linux", "not Linux"),
 }
-# Bounds checks in every kernel that these fixtures start. Vulkan has none, so that what a GPU runs is then compiled
-# for the CPU.
-DEBUG = bool(os.environ.get("TAIGS_DEBUG"))
+# Bounds checks in every kernel that these fixtures start (commands have them with TAIGS_DEBUG only). Vulkan has none,
+# so that what a GPU runs is then compiled for the CPU.
+DEBUG = any(map(os.environ.get, ("TAIGS_TEST_BOUNDS", "TAIGS_DEBUG")))
 BACKENDS = ("cpu32", "cpu64", "vulkan")  # fixtures, in the order in which their tests run; others come first
 DESELECTED = pytest.StashKey()
 
@@ -100,13 +100,16 @@ def shared():
     return SHARED
 
 
+STARTED = []  # which start of Taichi was the last one here: a test may have started another since
+
+
 def start(arch, precision):
     from taigs import runtime
 
     running = runtime._current
-    wanted = (arch, precision, runtime.available_threads())
-    if running is None or (running.arch, running.precision, running.threads) != wanted:
-        running = runtime.init("cpu" if DEBUG else arch, precision)
+    if STARTED != [runtime.generation()] or (running.arch, running.precision) != (arch, precision):
+        running = runtime.init("cpu" if DEBUG else arch, precision, debug=DEBUG)
+        STARTED[:] = [runtime.generation()]
         if DEBUG:
             runtime._current = running = replace(running, arch=arch)
     assert (running.arch, running.precision) == (arch, precision)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from taigs import runtime
+from taigs.kernels.fields import CloudFields
 from taigs.kernels.layout import share, slots
 from taigs.runtime import ti
 
@@ -80,3 +81,20 @@ def test_other_numbers_of_workers_go_where_there_is_room():
     for threads in {1, len(processors) + 1} - {len(processors)}:
         found = who_works(threads)
         assert found and all(allowed == processors for allowed in found)
+
+
+@ti.kernel
+def read(cloud: ti.template(), index: int) -> float:
+    return cloud.mass[index]
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_bounds_are_checked_if_asked_for(debug):
+    runtime.init("cpu", debug=debug)
+    cloud = CloudFields(512, False)
+    assert read(cloud, 511) == 0
+    if debug:
+        with pytest.raises(AssertionError, match=r"of size \(512\) with indices \(512\)"):
+            read(cloud, 512)
+    else:
+        read(cloud, 512)  # another field of the same tree
