@@ -103,6 +103,12 @@ def shared():
 STARTED = []  # which start of Taichi was the last one here: a test may have started another since
 
 
+@pytest.fixture(scope="module", autouse=True)
+def fresh_start():
+    """Kernels are in the cache for fields with the numbers that Taichi gives them: every file begins to count anew."""
+    STARTED.clear()
+
+
 def start(arch, precision):
     from taigs import runtime
 
@@ -124,6 +130,14 @@ def cpu32():
 @pytest.fixture
 def cpu64():
     return start("cpu", "float64")
+
+
+@pytest.fixture
+def restart():
+    """A function that starts Taichi on the CPU, float32, with a number of threads."""
+    from taigs import runtime
+
+    return lambda threads: runtime.init("cpu", "float32", threads=threads, debug=DEBUG)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scenes import draw, load_scalars, random_cloud, random_scene
 
-from taigs import runtime
 from taigs.device import DeviceCloud, download, read_scalars, upload
 from taigs.errors import InputError
 from taigs.kernels.covariance import covariance
@@ -332,12 +331,12 @@ def test_only_scores_above_the_threshold_are_marked(cpu64, rng):
     np.testing.assert_array_equal(fields.action.to_numpy()[:4], [KEEP, KEEP, SPLIT, SPLIT])
 
 
-def test_densification_does_not_depend_on_the_number_of_threads(cpu32, rng):
+def test_densification_does_not_depend_on_the_number_of_threads(cpu32, rng, restart):
     cloud = random_cloud(rng, 900, (40, 40, 40))
     split = rng.random(900) < 0.6
     results = []
     for threads in (1, 2):
-        runtime.init("cpu", "float32", threads=threads)
+        restart(threads)
         fields = fields_of(cloud, 1200)
         end = act(fields, 900, split=np.flatnonzero(split), limit=1150, mass_min=0.7, bounds=(25, 25, 25))
         results.append([end, raw(fields, 1280), read_scalars(fields.moment1, 1280)])

@@ -8,7 +8,6 @@ import reference
 from gradients import assert_grad_close, central_difference
 from scenes import PIXEL_SIZE, gradient, load_scalars, random_cloud
 
-from taigs import runtime
 from taigs.cloud import GaussianCloud
 from taigs.device import raw_parameters, read_scalars
 from taigs.errors import InputError, NumericalError
@@ -406,10 +405,10 @@ def test_sigmas_stay_between_the_stages_floor_and_the_ceiling(cpu32, start):
     assert sigmas.max() <= fit.config.ceiling_px * 1.001
 
 
-def test_the_same_seed_gives_the_same_bits_for_any_number_of_threads(cpu32, start):
+def test_the_same_seed_gives_the_same_bits_for_any_number_of_threads(cpu32, start, restart):
     results = []
     for threads in (1, 2):
-        runtime.init("cpu", "float32", threads=threads)
+        restart(threads)
         fit, seeds = start()
         best = fit.run(seeds, [replace(s, steps=10) for s in STAGES])
         results.append((best.score, fit.history, best.cloud))

@@ -10,7 +10,6 @@ from scipy import fft
 from scipy.spatial.transform import Rotation
 
 from taigs import accumulate as module
-from taigs import runtime
 from taigs.accumulate import accumulate, weigh
 from taigs.imaging.ctf import Ctf
 from taigs.journal import Journal
@@ -234,11 +233,11 @@ def test_a_point_group_counts_as_the_views_repeated_in_all_orientations(cpu64, r
         np.testing.assert_allclose(getattr(sums, name), getattr(expected, name), rtol=1e-12, atol=1e-11, err_msg=name)
 
 
-def test_the_sums_are_the_same_bits_for_any_number_of_threads(cpu32, rng):
+def test_the_sums_are_the_same_bits_for_any_number_of_threads(cpu32, rng, restart):
     views = random_views(rng, 33, 40, images=rng.normal(size=(40, 33, 33)).astype(np.float32))
     results = []
     for threads in (1, 2, 3):
-        runtime.init("cpu", "float32", threads=threads)
+        restart(threads)
         results.append(sums_of(views))
     assert_grid_is(results[0].grid, views, 1e-5)
     for other in results[1:]:

@@ -14,7 +14,7 @@ from gradients import assert_grad_close, central_difference
 from scenes import CLOUD_ARRAYS, PIXEL_SIZE, Scene, draw, load_scalars, pull_back, random_cloud, random_scene
 from scipy.spatial.transform import Rotation
 
-from taigs import project, runtime
+from taigs import project
 from taigs.cloud import GaussianCloud
 from taigs.device import NOWHERE, raw_parameters
 from taigs.errors import InputError
@@ -386,12 +386,12 @@ def test_a_rotation_of_the_wrong_shape_is_refused(cpu64, rng):
 # --- determinism; last, since each number of threads starts Taichi again ----------------------------------
 
 
-def test_results_do_not_depend_on_the_number_of_threads(cpu32, renderer, rng):
+def test_results_do_not_depend_on_the_number_of_threads(cpu32, renderer, rng, restart):
     scene = random_scene(rng, 300, (45, 53))
     v_images = rng.normal(size=(3, 45, 53))
     results = []
     for threads in (1, 2, 1):
-        runtime.init("cpu", "float32", threads=threads)
+        restart(threads)
         r = renderer()
         results.append({"images": draw(r, scene), **pull_back(r, scene, v_images)})
     for name, first in results[0].items():

@@ -509,9 +509,9 @@ def test_what_cannot_be_reconstructed_is_refused(change, options, words):
 # --- last, since it starts Taichi anew --------------------------------------------------------------------
 
 
-def test_the_same_seed_gives_the_same_bits_for_any_number_of_threads(run):
+def test_the_same_seed_gives_the_same_bits_for_any_number_of_threads(run, restart):
     expected = run()
-    runtime.init("cpu", "float32", threads=2 if runtime.current().threads == 1 else 1)
+    restart(2 if runtime.current().threads == 1 else 1)
     result = reconstruct_particles(simulated())
     assert_same_bits(result.cloud, expected.cloud)
     assert result.histories == expected.histories

@@ -10,7 +10,7 @@ from gradients import assert_grad_close, central_difference
 from scenes import CLOUD_ARRAYS, PIXEL_SIZE, draw, random_cloud
 from test_render import assert_images_close, elongated_scene
 
-from taigs import render, runtime, voxelize, voxelize_vjp
+from taigs import render, voxelize, voxelize_vjp
 from taigs.cloud import GaussianCloud
 from taigs.views import Grid
 
@@ -154,13 +154,13 @@ def test_the_public_functions_take_a_grid_or_a_shape(cpu64, volumes, rng):
         np.testing.assert_array_equal(v, expected[name])
 
 
-def test_volumes_do_not_depend_on_the_number_of_threads(cpu32, volumes, rng):
+def test_volumes_do_not_depend_on_the_number_of_threads(cpu32, volumes, rng, restart):
     grid = Grid((16, 12, 24), PIXEL_SIZE)
     cloud = scattered(rng, 300, grid.shape)
     v_volume = rng.normal(size=grid.shape)
     results = []
     for threads in (1, 2):
-        runtime.init("cpu", "float32", threads=threads)
+        restart(threads)
         results.append({"volume": volumes().voxelize(cloud, grid), **volumes().vjp(cloud, grid, v_volume)})
     for name, one in results[0].items():
         np.testing.assert_array_equal(results[1][name], one, err_msg=name)
