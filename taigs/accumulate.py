@@ -13,7 +13,7 @@ from taigs.fourier_grid import FourierGrid
 from taigs.imaging.fourier import shell_indices
 from taigs.kernels.weighting import weight_slices
 
-CHUNK_PIXELS = 1 << 22  # of images in memory at a time, unless there are fewer images than pixels in a row
+CHUNK_PIXELS = 1 << 21  # of images in memory at a time, unless there are fewer images than pixels in a row
 SMALLEST_CTF2 = 0.1  # of the mean over a ring, in dividing by it
 
 
