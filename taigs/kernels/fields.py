@@ -16,6 +16,7 @@ from taigs.kernels.layout import LAYOUT, round_up
 from taigs.runtime import check_size, ti
 
 LEAST = 512  # entries of an array: four chunks
+PAGE, SKEW = 1024, 144  # numbers of four bytes
 
 _unused = defaultdict(list)  # of the structs of (start of Taichi, kind, sizes) those that nobody holds
 
@@ -43,9 +44,13 @@ def roomy(n):
 
 
 def scalars(tree, n, count=None, dtype=float):
-    """One field of n numbers, or a list of `count` of them."""
+    """One field of n numbers, or a list of `count` of them.
+
+    They lie one after another, and loops take the same place in many of them. These must not be whole pages apart,
+    or all fall into the same few lines of the first cache.
+    """
     if count is None:
-        return _placed(ti.field(dtype), tree.dense(ti.i, n))
+        return _placed(ti.field(dtype), tree.dense(ti.i, n + (SKEW - n) % PAGE))
     return [scalars(tree, n, dtype=dtype) for _ in range(count)]
 
 
