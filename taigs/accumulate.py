@@ -13,7 +13,7 @@ from taigs.fourier_grid import FourierGrid
 from taigs.imaging.fourier import shell_indices
 from taigs.kernels.weighting import weight_slices
 
-CHUNK_PIXELS = 1 << 21  # of images in memory at a time, unless there are fewer images than pixels in a row
+CHUNK_PIXELS = 1 << 21  # of images in memory at a time, or as many images as they have rows
 SMALLEST_CTF2 = 0.1  # of the mean over a ring, in dividing by it
 
 
@@ -86,7 +86,7 @@ def accumulate(views, picked, operators, progress, journal, part):
 
 
 def views_at_a_time(n):
-    """Images in a chunk: the whole grid goes through the processor for each, which only many images make worth it."""
+    """Images in a chunk: with every chunk the whole grid goes through the processor, which many images must share."""
     return max(CHUNK_PIXELS // (n * n), n)
 
 

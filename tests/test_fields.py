@@ -49,6 +49,12 @@ def test_room_is_an_eighth_at_most_in_whole_chunks(n):
     assert roomy(roomy(n)) == roomy(n)
 
 
+@pytest.mark.parametrize("n", [LEAST, 1024, 6656])
+def test_arrays_of_a_struct_do_not_lie_whole_pages_apart(cpu32, n):
+    for field in CloudFields(n, False).raw:
+        assert n <= field.shape[0] <= n + 1024 and 64 <= 4 * field.shape[0] % 4096 <= 4096 - 64
+
+
 def test_like_sizes_share_kernels(cpu32):
     """A kernel is compiled anew for fields it has not seen."""
     owners = [Renderer(n, 1, shape) for n, shape in ((300, (40, 30)), (310, (41, 31)))]

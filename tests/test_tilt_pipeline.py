@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from taigs import runtime
 from taigs.baseline import sirt, weighted_back_projection
 from taigs.cli import main as cli
 from taigs.cloud import GaussianCloud
@@ -37,13 +36,7 @@ FILES = {
 KNOWN = {}  # results that several tests look at
 
 
-def restart():
-    """Taichi as a new process finds it: the same fields in the same order, so that compiled kernels are found again."""
-    runtime.init("cpu", "float32")
-
-
 def reconstruct(views, thickness=GRID.shape[0]):
-    restart()
     return reconstruct_tilt_series(views, thickness)
 
 
@@ -182,7 +175,6 @@ def test_a_signed_run_leaves_its_files_and_finds_both_signs(cpu32, tmp_path):
     views = aligned(blobs(at, [1000.0, -1000.0]), snr=1.0)
     with RunDirectory(tmp_path / "run") as directory:
         directory.begin(["taigs"], {})
-        restart()
         settings = {"thickness": GRID.shape[0], "signed": True, "wbp": True, "sirt_iterations": 2, "seed": 0}
         run_tilt(views, directory, **settings, notes=["a note"], title="ts.mrc", progress=NoProgress())
     assert {path.name for path in (tmp_path / "run").iterdir()} == FILES | {"sirt.mrc"}
@@ -222,7 +214,6 @@ def test_the_command_line_goes_from_a_stack_to_a_tomogram(cpu32, tmp_path):
     at = (17, 12, 33)
     write_stack(tmp_path / "ts.mrc", -50 * aligned(blobs([at], [1000.0]), snr=1.0).images + 7, 8.0)
     np.savetxt(tmp_path / "ts.tlt", ANGLES)
-    restart()  # writes the compiled kernels to the cache that the program reads
     arguments = ["tilt", "ts.mrc", "--angles", "ts.tlt", "-o", "run", "--thickness", "26", "--arch", "cpu"]
     command = [sys.executable, "-m", "taigs.cli.main", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)

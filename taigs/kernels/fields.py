@@ -39,7 +39,7 @@ def lend(owner, kind, *sizes):
 
 
 def roomy(n):
-    """A number of entries, of which there are few: n rounded up by at most an eighth, to whole chunks of Gaussians."""
+    """n rounded up to one of eight sizes between powers of two, at most by an eighth, and to whole chunks."""
     return max(LEAST, round_up(n, max(128, (1 << n.bit_length()) // 16)))
 
 
@@ -131,7 +131,7 @@ class EllipseFields:
     def __init__(self, n_views, capacity, cutoff):
         self.capacity, self.cutoff = capacity, cutoff
         n = n_views * capacity
-        check_size(n, "a device array")
+        check_size(n + PAGE, "a device array")  # with what `scalars` adds
         tree = ti.FieldsBuilder()
         self.zero = table(tree, dtype=ti.i32)
         self.x, self.y, self.rx, self.ry = scalars(tree, n, 4)
