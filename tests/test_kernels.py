@@ -13,9 +13,26 @@ from taigs.kernels.adam import adam
 from taigs.kernels.backproject import TiltFields, back_project, project_voxels
 from taigs.kernels.covariance import covariance
 from taigs.kernels.fields import CloudFields, image_blocks
-from taigs.kernels.layout import LAYOUT
+from taigs.kernels.layout import LAYOUT, cosine
 from taigs.kernels.residual import collect, residual
+from taigs.runtime import ti
 from taigs.views import Grid
+
+# --- cosines ----------------------------------------------------------------------------------------------
+
+
+@ti.kernel
+def cosines(values: ti.types.ndarray(ndim=1), n: int):
+    for i in range(n):
+        values[i] = cosine(values[i])
+
+
+def test_cosines_of_turns_are_as_exact_as_float32_holds_them(cpu32):
+    turns = np.concatenate([np.linspace(-2, 2, 4001), np.linspace(-60, 60, 997)]).astype(np.float32)
+    found = turns.copy()
+    cosines(found, len(found))
+    np.testing.assert_allclose(found, np.cos(2 * np.pi * turns.astype(np.float64)), rtol=0, atol=1.5e-7)
+
 
 # --- raw parameters ---------------------------------------------------------------------------------------
 
