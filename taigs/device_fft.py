@@ -1,25 +1,16 @@
-"""Transforms of arrays in device memory: which passes of kernels/fft.py, in which order, between which buffers."""
+"""Transforms of arrays in device memory: which kernels of kernels/fft.py, in which order, between which buffers."""
 
 import numpy as np
 
 from taigs.device import float_type
 from taigs.errors import InputError
 from taigs.kernels import fft
+from taigs.kernels.fft import factors
 from taigs.runtime import check_size, ti
 
 
-def factors(n):
-    """Radices of the passes of a transform of n points, or None if it has other prime factors than 2, 3 and 5."""
-    found = []
-    for radix in fft.RADICES:
-        while n % radix == 0:
-            found.append(radix)
-            n //= radix
-    return found if n == 1 else None
-
-
 class DeviceFFT:
-    """Complex transforms in device memory; `values` holds an array, and `other` what a pass writes.
+    """Complex transforms in device memory; `values` holds an array, and `other` what a kernel writes.
 
     Parameters
     ----------
@@ -46,13 +37,11 @@ class DeviceFFT:
 
     def along(self, n, n_outer, s, sign):
         """Transform values (n_outer, n, s) along the middle axis; sign 1 forward, -1 inverse (not divided by n)."""
-        left = n
-        for radix in factors(n):
-            left //= radix
-            step = n // (radix * left)
-            fft.fft_pass(self.values, self.tables[n], self.other, radix, n_outer, left, s, step, sign)
+        if n == 1:
+            return
+        fft.transform(self.values, self.other, self.tables[n], n, n_outer, s, sign)
+        if len(factors(n)) % 2:
             self.swap()
-            s *= radix
 
     def swap(self):
         self.values, self.other = self.other, self.values

@@ -20,10 +20,11 @@ from taigs.kernels.layout import LAYOUT, SUPPORT, round_up
 from taigs.kernels.project import project as project_kernel
 from taigs.kernels.project import project_vjp as project_vjp_kernel
 from taigs.kernels.raster import raster, raster_vjp
-from taigs.kernels.tiles import TileFields, tile_raster
+from taigs.kernels.raster_gpu import splat, splat_vjp
 from taigs.kernels.voxelize import prepare_voxels, sort_voxels
 from taigs.kernels.voxelize import voxelize as voxelize_kernel
 from taigs.kernels.voxelize import voxelize_vjp as voxelize_vjp_kernel
+from taigs.kernels.voxelize_gpu import splat_voxels, splat_voxels_vjp
 from taigs.views import Grid
 
 IMAGES_IN_FLIGHT = 16  # private images per batch on the CPU: enough tasks for 16 threads, the same for any number
@@ -42,15 +43,12 @@ class Renderer(DeviceCloud):
         Largest image.
     signed, with_pose : bool
         Masses may be negative; gradients of the views' geometry are wanted.
-    form : {"auto", "private", "tiles"}
-        Rasteriser: private images (CPU) or tiles (GPU).
     """
 
-    def __init__(self, capacity, n_views, image_shape, signed=False, cutoff=4.0, with_pose=False, form="auto"):
-        on_cpu = runtime.current().is_cpu
-        self.form = ("private" if on_cpu else "tiles") if form == "auto" else form
+    def __init__(self, capacity, n_views, image_shape, signed=False, cutoff=4.0, with_pose=False):
+        self.on_cpu = runtime.current().is_cpu
         self.with_pose = with_pose
-        self.n_parts = -(-IMAGES_IN_FLIGHT // n_views) if self.form == "private" else 1
+        self.n_parts = -(-IMAGES_IN_FLIGHT // n_views) if self.on_cpu else 1
         super().__init__(capacity, signed)
         n_chunks = self.cloud.capacity // LAYOUT.chunk
         size = roomy(image_shape[0] * image_blocks(image_shape[1]))
@@ -58,10 +56,6 @@ class Renderer(DeviceCloud):
         self.views.blur[None] = 0.0
         self.ellipses = lend(self, EllipseFields, n_views, self.cloud.capacity, cutoff)
         self.images = lend(self, ImageFields, n_views, self.n_parts, size, n_chunks)
-        self.tiles = None
-        if self.form == "tiles":
-            n_tiles = n_views * -(-image_shape[0] // SUPPORT) * -(-image_shape[1] // SUPPORT)
-            self.tiles = lend(self, TileFields, roomy(n_tiles))
         self.n_views = 0
 
     def set_views(self, matrices, offsets, image_shape):
@@ -80,22 +74,17 @@ class Renderer(DeviceCloud):
         """Draw the batch into images.parts."""
         covariance(self.cloud, self.n_chunks)
         project_kernel(self.cloud, self.views, self.ellipses, self.n_chunks, self.n_views)
-        if self.form == "tiles":
-            tile_raster(self.tiles, self.ellipses, self.images, self.n, self.n_views, self.height, self.blocks)
+        if self.on_cpu:
+            sizes = (self.n_chunks, self.n_views, self.n_parts, self.height, self.blocks)
+            raster(self.ellipses, self.images, *sizes)
         else:
-            raster(
-                self.ellipses,
-                self.images,
-                self.n_chunks,
-                self.n_views,
-                self.n_parts,
-                self.height,
-                self.blocks,
-            )
+            transfer.fill(self.images.parts, self.n_views * self.height * self.blocks, 0.0)
+            splat(self.ellipses, self.images, self.n, self.n_views, self.height, self.blocks)
 
     def backward(self):
         """Pull images.residual back to cloud.v_raw (and views.v_parts)."""
-        raster_vjp(self.ellipses, self.images, self.n_chunks, self.n_views, self.height, self.blocks)
+        pull = raster_vjp if self.on_cpu else splat_vjp
+        pull(self.ellipses, self.images, self.n_chunks, self.n_views, self.height, self.blocks)
         project_vjp_kernel(self.cloud, self.views, self.ellipses, self.n_chunks, self.n_views, self.with_pose)
         covariance_vjp(self.cloud, self.n_chunks)
 
@@ -109,12 +98,20 @@ class Renderer(DeviceCloud):
 
     def load_images(self, vectors, images):
         """Copy (B, H, W) images into a field of vectors, columns padded with zeros."""
-        images = np.asarray(images, float_type())
-        padded = np.zeros((*images.shape[:2], round_up(images.shape[2], 8)), float_type())
-        padded[:, :, : images.shape[2]] = images
+        padded = padded_rows(images)
         if padded.size > vectors.shape[0] * LAYOUT.lanes:
             raise InputError(f"images {images.shape}; expected no more than the renderer has room for")
         transfer.load_vectors(vectors, padded.reshape(-1), padded.size // LAYOUT.lanes)
+
+
+def padded_rows(array):
+    """Rows of an array, of the fields' type, followed by zeros up to whole blocks of pixels."""
+    width = np.shape(array)[-1]
+    if width % SUPPORT == 0:
+        return np.ascontiguousarray(array, float_type())
+    padded = np.zeros((*np.shape(array)[:-1], round_up(width, SUPPORT)), float_type())
+    padded[..., :width] = array
+    return padded
 
 
 def project(cloud, rotation, shape, pixel_size, shift=(0.0, 0.0), centre=None, cutoff=4.0):
@@ -216,7 +213,7 @@ class Voxelizer:
     def _prepare(self, n):
         chunks = round_up(n, LAYOUT.chunk) // LAYOUT.chunk
         covariance(self.fields, chunks)
-        if LAYOUT.lanes > 1:
+        if runtime.current().is_cpu:
             sort_voxels(self.fields, self.voxels, n, chunks * LAYOUT.chunk, self.grid.shape[0], self.height)
         prepare_voxels(self.fields, self.voxels, chunks)
         return chunks
@@ -226,8 +223,11 @@ class Voxelizer:
         self._prepare(n)
         for z0, z1 in self._slabs():
             transfer.fill(self.voxels.slab, (z1 - z0) * self.height * self.blocks, 0.0)
-            tasks = -(-(z1 - z0) // PLANES_PER_TASK) if LAYOUT.lanes > 1 else n
-            voxelize_kernel(self.voxels, n, tasks, z0, z1, self.grid.shape[0], self.height, self.blocks)
+            if runtime.current().is_cpu:
+                tasks = -(-(z1 - z0) // PLANES_PER_TASK)
+                voxelize_kernel(self.voxels, tasks, z0, z1, self.grid.shape[0], self.height, self.blocks)
+            else:
+                splat_voxels(self.voxels, n, z0, z1, self.height, self.blocks)
             yield z0, z1
 
     def add(self, n, volume, weight=1.0):
@@ -248,10 +248,12 @@ class Voxelizer:
         transfer.clear_gradient(self.fields, chunks * LAYOUT.chunk)
         for z0, z1 in self._slabs():
             if v_volume is not None:
-                padded = np.zeros((z1 - z0, self.height, self.blocks * LAYOUT.lanes), float_type())
-                padded[:, :, : self.width] = v_volume[z0:z1]
+                padded = padded_rows(v_volume[z0:z1])
                 transfer.load_vectors(self.voxels.slab, padded.reshape(-1), padded.size // LAYOUT.lanes)
-            voxelize_vjp_kernel(self.fields, self.voxels, n, chunks, z0, z1, self.height, self.blocks)
+            if runtime.current().is_cpu:
+                voxelize_vjp_kernel(self.fields, self.voxels, n, chunks, z0, z1, self.height, self.blocks)
+            else:
+                splat_voxels_vjp(self.fields, self.voxels, n, z0, z1, self.height, self.blocks)
         covariance_vjp(self.fields, chunks)
 
 

@@ -58,7 +58,7 @@ NEEDS = {
 # Bounds checks in every kernel that these fixtures start (commands have them with TAIGS_DEBUG only). Vulkan has none,
 # so that what a GPU runs is then compiled for the CPU.
 DEBUG = any(map(os.environ.get, ("TAIGS_TEST_BOUNDS", "TAIGS_DEBUG")))
-BACKENDS = ("cpu32", "cpu64", "vulkan")  # fixtures, in the order in which their tests run; others come first
+BACKENDS = ("cpu32", "cpu64", "gpu64", "vulkan")  # fixtures, in the order in which their tests run; others come first
 DESELECTED = pytest.StashKey()
 
 
@@ -109,14 +109,15 @@ def fresh_start():
     STARTED.clear()
 
 
-def start(arch, precision):
+def start(arch, precision, on_cpu=DEBUG):
+    """Start a backend; with `on_cpu` what it runs is compiled for the CPU."""
     from taigs import runtime
 
     running = runtime._current
     if STARTED != [runtime.generation()] or (running.arch, running.precision) != (arch, precision):
-        running = runtime.init("cpu" if DEBUG else arch, precision, debug=DEBUG)
+        running = runtime.init("cpu" if on_cpu else arch, precision, debug=DEBUG)
         STARTED[:] = [runtime.generation()]
-        if DEBUG:
+        if on_cpu:
             runtime._current = running = replace(running, arch=arch)
     assert (running.arch, running.precision) == (arch, precision)
     return running
@@ -130,6 +131,18 @@ def cpu32():
 @pytest.fixture
 def cpu64():
     return start("cpu", "float64")
+
+
+@pytest.fixture
+def gpu64():
+    """The kernels of a GPU in float64, compiled for the CPU."""
+    return start("vulkan", "float64", on_cpu=True)
+
+
+@pytest.fixture
+def started(request, backend):
+    """The backend that a parameter `backend` names, by which tests are ordered too."""
+    return request.getfixturevalue(backend)
 
 
 @pytest.fixture
@@ -155,14 +168,14 @@ def renderers():
 def renderer(renderers):
     """Renderers on the running backend; equal ones are shared, since each compiles its own kernels."""
 
-    def get(cutoff=4.0, signed=False, form="auto", capacity=300, n_views=3, shape=(48, 64)):
+    def get(cutoff=4.0, signed=False, capacity=300, n_views=3, shape=(48, 64)):
         from taigs import runtime
         from taigs.render import Renderer
 
         runtime.current()
-        key = (runtime.generation(), cutoff, signed, form, capacity, n_views, shape)
+        key = (runtime.generation(), cutoff, signed, capacity, n_views, shape)
         if key not in renderers:
-            renderers[key] = Renderer(capacity, n_views, shape, signed, cutoff, with_pose=True, form=form)
+            renderers[key] = Renderer(capacity, n_views, shape, signed, cutoff, with_pose=True)
         return renderers[key]
 
     return get

@@ -6,27 +6,25 @@ import types
 import numpy as np
 import pytest
 import reference
-from scenes import PIXEL_SIZE, Scene, draw, load_scalars, random_cloud, random_scene, random_views
+from scenes import PIXEL_SIZE, Scene, draw, load_scalars, random_cloud, random_views
 
-from taigs import memory, runtime
 from taigs.batches import InOneSum
 from taigs.cloud import GaussianCloud
 from taigs.device import read_scalars
 from taigs.errors import InputError, ResourceError
 from taigs.fit import Fit
-from taigs.kernels import backproject, fields, tiles
+from taigs.kernels import backproject, fields
 from taigs.kernels.backproject import TiltFields
 from taigs.kernels.covariance import covariance
 from taigs.kernels.fields import CloudFields, EllipseFields, ImageFields, VoxelFields
 from taigs.kernels.layout import LAYOUT
-from taigs.kernels.tiles import TileFields
 from taigs.masks import check_mask
 from taigs.progress import NoProgress
 from taigs.schedule import FitConfig, Stage
 from taigs.seeds import cloud_from_volume
 from taigs.views import Grid
 
-FORMS = ("private", "tiles")
+ON_BOTH = pytest.mark.parametrize("backend", ["cpu32", "gpu64"])  # the kernels of the CPU and those of a GPU
 
 # --- nothing, and one of everything ------------------------------------------------------------------------
 
@@ -38,15 +36,15 @@ def test_no_gaussian_at_the_start_is_an_error_that_says_of_how_many_voxels(rng, 
         cloud_from_volume(np.full(grid.shape, value), grid, 10, 1.0, rng)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@ON_BOTH
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (1, 64), (48, 1), (33, 57), (7, 8)])
-def test_one_gaussian_in_one_view_of_any_shape_equals_the_reference(cpu32, renderer, rng, form, shape):
+def test_one_gaussian_in_one_view_of_any_shape_equals_the_reference(started, renderer, rng, shape):
     cloud = GaussianCloud(np.zeros((1, 3)), np.log([[1.0, 2.0, 1.5]]), rng.normal(size=(1, 4)), np.array([2.0]))
     scene = Scene(cloud, *random_views(rng, shape, 1), shape)
     scene.offsets[:] = (np.array(shape[::-1]) - 1) / 2
     expected = scene.reference_images(cutoff=4.0)
     assert expected.shape == (1, *shape) and expected.any()
-    np.testing.assert_allclose(draw(renderer(form=form), scene), expected, atol=1e-5 * expected.max())
+    np.testing.assert_allclose(draw(renderer(), scene), expected, atol=1e-5 * expected.max())
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 9), (9, 1, 1), (1, 33, 7)])
@@ -57,8 +55,8 @@ def test_one_gaussian_in_a_volume_of_any_shape_equals_the_reference(cpu32, volum
     np.testing.assert_allclose(volumes().voxelize(cloud, grid), expected, atol=1e-5 * expected.max())
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_gaussian_on_the_border_of_tiles_and_of_the_image_equals_the_reference(cpu32, renderer, form):
+@ON_BOTH
+def test_a_gaussian_on_the_border_of_blocks_and_of_the_image_equals_the_reference(started, renderer):
     """The means on pixels 0, 7, 8, the last, and half way between: supports end exactly on borders."""
     shape = (40, 48)
     places = [-0.5, 0.0, 7.0, 7.5, 8.0, 39.0, 47.0, 47.5, 48.0]
@@ -67,7 +65,7 @@ def test_a_gaussian_on_the_border_of_tiles_and_of_the_image_equals_the_reference
     cloud = GaussianCloud(means, np.full((n, 3), np.log(2.0)), np.tile([1.0, 0, 0, 0], (n, 1)), np.ones(n))
     scene = Scene(cloud, np.eye(3)[None, :2], np.zeros((1, 2)), shape)
     expected = scene.reference_images(cutoff=4.0)
-    np.testing.assert_allclose(draw(renderer(form=form), scene), expected, atol=1e-5 * expected.max())
+    np.testing.assert_allclose(draw(renderer(), scene), expected, atol=1e-5 * expected.max())
 
 
 # --- densifying at its limits ------------------------------------------------------------------------------
@@ -76,7 +74,7 @@ def test_a_gaussian_on_the_border_of_tiles_and_of_the_image_equals_the_reference
 @pytest.fixture
 def fit(cpu32, renderer, rng):
     """A fit of 100 Gaussians after a step, in memory for 384."""
-    gaussians = renderer(form="private")
+    gaussians = renderer()
     objective = InOneSum()
     objective.gaussians, objective.pixel_size = gaussians, PIXEL_SIZE
     fit = Fit(objective, FitConfig(), np.full(3, 1e3), NoProgress())
@@ -133,7 +131,6 @@ TOO_LARGE = {
     "an image": lambda: ImageFields(1, 1, HUGE // LAYOUT.lanes, 1),
     "private images": lambda: ImageFields(8, 8, HUGE // 64 // LAYOUT.lanes, 1),
     "a slab": lambda: VoxelFields(128, 1, HUGE // LAYOUT.lanes, 4.0),
-    "the tiles": lambda: TileFields(HUGE // 64),
     "a tomogram": lambda: TiltFields(3, HUGE // LAYOUT.lanes, 1),
     "images of a tilt series": lambda: TiltFields(1 << 9, 1, HUGE // LAYOUT.lanes),
 }
@@ -160,7 +157,7 @@ def test_arrays_that_taichi_cannot_count_are_refused_before_the_allocation(cpu32
 
     vector, axes = types.SimpleNamespace(field=field), dict.fromkeys(("i", "ij", "ijk", "i32"))
     fake = types.SimpleNamespace(field=field, Vector=vector, ndarray=field, FieldsBuilder=Tree, **axes)
-    for module in (fields, tiles, backproject):
+    for module in (fields, backproject):
         monkeypatch.setattr(module, "ti", fake)
     with pytest.raises(ResourceError, match=r"expected fewer than 2\^31; try ") as refusal:
         TOO_LARGE[case]()
@@ -169,44 +166,13 @@ def test_arrays_that_taichi_cannot_count_are_refused_before_the_allocation(cpu32
 
 
 def test_images_larger_than_a_renderers_memory_never_reach_a_kernel(cpu32, renderer, rng):
-    r = renderer(form="private")
+    r = renderer()
     matrices, offsets = random_views(rng, (48, 64), 3)
     for shape in ((65, 64), (64, 65)):
         with pytest.raises(InputError, match="room for"):
             r.set_views(matrices, offsets, shape)
     with pytest.raises(InputError, match="room for"):
         r.load_images(r.images.residual, np.zeros((5, 48, 64)))
-
-
-@pytest.fixture
-def wide_scene(rng):
-    return random_scene(rng, 300, (45, 53), sigmas=(4.0, 8.0))
-
-
-def test_the_list_of_a_tile_is_checked_against_free_memory_before_it_is_made(cpu32, renderer, wide_scene, monkeypatch):
-    r = renderer(form="tiles")
-    r.tiles.entries = runtime.ti.ndarray(runtime.ti.i32, shape=64)
-    monkeypatch.setattr(memory, "available_memory", lambda: 40_000)
-    with pytest.raises(ResourceError, match=r"the list of .* Gaussians per tile needs about 0 MB, 0 MB are available"):
-        draw(r, wide_scene)
-    assert r.tiles.entries.shape[0] == 64
-    monkeypatch.undo()
-    assert draw(r, wide_scene).any()
-
-
-def test_a_list_longer_than_taichi_can_count_is_refused(cpu32, renderer, wide_scene):
-    """The counter wraps around at 2^31: the kernel must notice, whatever it then holds."""
-    r = renderer(form="tiles")
-    draw(r, wide_scene)
-    n_tiles = 3 * 6 * 7
-    counts = np.zeros(r.tiles.count.shape, np.int32)
-    counts[:n_tiles] = 2**31 // 40  # three times round the counter
-    r.tiles.count.from_numpy(counts)
-    tiles.allocate_tiles(r.tiles, n_tiles)
-    assert r.tiles.total[1] == 1
-    tiles.clear_tiles(r.tiles, n_tiles)
-    assert list(r.tiles.total.to_numpy()) == [0, 0]
-    assert draw(r, wide_scene).any() and r.tiles.total[1] == 0
 
 
 @pytest.mark.parametrize(

@@ -34,16 +34,7 @@ HARMLESS = (0.0, -0.0, 1e-40, -1e-40, 1e-20)
 SLOTS = range(11)  # position x y z, log sigma x y z, quaternion w x y z, raw mass
 BAD = 3  # the Gaussian that gets what is extreme
 SHAPE = (33, 57)
-ON_ALL = pytest.mark.parametrize(
-    "backend, form",
-    [("cpu32", "private"), ("cpu32", "tiles"), pytest.param("vulkan", "tiles", marks=pytest.mark.vulkan)],
-)
-
-
-@pytest.fixture
-def started(request, backend):
-    """The backend of the parameter `backend`, by which conftest.py orders tests too."""
-    return request.getfixturevalue(backend)
+ON_BOTH = pytest.mark.parametrize("backend", ["cpu32", pytest.param("vulkan", marks=pytest.mark.vulkan)])
 
 
 def same(actual, expected, what=""):
@@ -123,13 +114,13 @@ def assert_unnoticed(found, expected, bad):
             same(found[name], expected[name], name)
 
 
-@ON_ALL
+@ON_BOTH
 @pytest.mark.parametrize("signed", [False, True])
 def test_poison_in_a_parameter_leaves_the_image_and_all_other_gradients_as_without_the_gaussian(
-    started, renderer, rng, form, signed
+    started, renderer, rng, signed
 ):
     scene = random_scene(rng, N, SHAPE, signed=signed)
-    r = loaded(renderer(form=form, signed=signed), scene)
+    r = loaded(renderer(signed=signed), scene)
     v_images = rng.normal(size=(3, *SHAPE))
     with poisoned(r.cloud, POISON) as bad:
         images, v = step(r, v_images)
@@ -149,11 +140,11 @@ def as_cloud(fields, n, signed):
     return GaussianCloud(raw[:3].T, raw[3:6].T, raw[6:10].T, masses, signed)
 
 
-@ON_ALL
-def test_numbers_that_only_look_like_poison_are_drawn(started, renderer, rng, form):
+@ON_BOTH
+def test_numbers_that_only_look_like_poison_are_drawn(started, renderer, rng):
     """Zeros of either sign, denormals and tiny numbers are values like any other."""
     scene = random_scene(rng, N, SHAPE, signed=True)
-    r = loaded(renderer(form=form, signed=True), scene)
+    r = loaded(renderer(signed=True), scene)
     with poisoned(r.cloud, HARMLESS):
         images, v = step(r, np.ones((3, *SHAPE)))
         expected = replace(scene, cloud=as_cloud(r.cloud, N, True)).reference_images(cutoff=4.0)
@@ -162,10 +153,10 @@ def test_numbers_that_only_look_like_poison_are_drawn(started, renderer, rng, fo
     assert all(np.isfinite(v[name]).all() for name in v)
 
 
-@ON_ALL
-def test_a_quaternion_without_direction_is_left_out(started, renderer, rng, form):
+@ON_BOTH
+def test_a_quaternion_without_direction_is_left_out(started, renderer, rng):
     scene = random_scene(rng, 7, SHAPE, signed=True)
-    r = loaded(renderer(form=form, signed=True), scene)
+    r = loaded(renderer(signed=True), scene)
     with emptied(r.cloud, [BAD]):
         expected, _ = step(r, np.ones((3, *SHAPE)))
     for value in (0.0, -0.0, 1e-40, 1e-16, NAN):
@@ -191,14 +182,14 @@ EXTREME = {  # raw parameters of the bad Gaussian, by slot; sizes in A
 }
 
 
-@ON_ALL
+@ON_BOTH
 @pytest.mark.parametrize("case", EXTREME)
-def test_what_is_extreme_but_a_gaussian_is_drawn(started, renderer, rng, form, case):
+def test_what_is_extreme_but_a_gaussian_is_drawn(started, renderer, rng, case):
     """Alone in the image, seen along z: no sum of others hides it."""
     cloud = random_cloud(rng, 4, (1, 1, 1), signed=True)
     cloud = replace(cloud, quaternions=np.tile([1.0, 0, 0, 0], (4, 1)))
     scene = Scene(cloud, np.eye(3)[None, :2] / PIXEL_SIZE, np.array([[20.3, 16.4]]), SHAPE)
-    r = loaded(renderer(form=form, signed=True), scene)
+    r = loaded(renderer(signed=True), scene)
     change(r.cloud, {(0, i): NOWHERE for i in range(BAD)} | {(slot, BAD): v for slot, v in EXTREME[case].items()})
     images, v = step(r, np.ones((1, *SHAPE)))
     alone = replace(scene, cloud=as_cloud(r.cloud, 4, True).subset([BAD]))
@@ -209,12 +200,12 @@ def test_what_is_extreme_but_a_gaussian_is_drawn(started, renderer, rng, form, c
     assert all(np.isfinite(v[name]).all() for name in PER_GAUSSIAN)
 
 
-@ON_ALL
+@ON_BOTH
 @pytest.mark.parametrize("log_sigma", [80.0, 35.0, 33.0, -33.0, -35.0, -80.0])
-def test_widths_beyond_any_image_end_in_finite_images_at_once(started, renderer, rng, form, log_sigma):
+def test_widths_beyond_any_image_end_in_finite_images_at_once(started, renderer, rng, log_sigma):
     """A Gaussian that covers all of space has no density anywhere, one without width none at the pixels."""
     scene = random_scene(rng, 7, SHAPE, signed=True)
-    r = loaded(renderer(form=form, signed=True), scene)
+    r = loaded(renderer(signed=True), scene)
     with emptied(r.cloud, [BAD]):
         expected, _ = step(r, np.ones((3, *SHAPE)))
     change(r.cloud, {(slot, BAD): log_sigma for slot in (3, 4, 5)})
@@ -224,10 +215,10 @@ def test_widths_beyond_any_image_end_in_finite_images_at_once(started, renderer,
     assert count_culled(r) == 1
 
 
-@ON_ALL
-def test_poison_in_a_view_empties_that_view_alone(started, renderer, rng, form):
+@ON_BOTH
+def test_poison_in_a_view_empties_that_view_alone(started, renderer, rng):
     scene = random_scene(rng, 7, SHAPE, signed=True)
-    r = loaded(renderer(form=form, signed=True), scene)
+    r = loaded(renderer(signed=True), scene)
     v_images = rng.normal(size=(3, *SHAPE))
     good = [0, 2]
     others = Scene(scene.cloud, scene.matrices[good], scene.offsets[good], SHAPE)
@@ -246,11 +237,11 @@ def test_poison_in_a_view_empties_that_view_alone(started, renderer, rng, form):
                 same(v[name], pulls[name], f"{what}: {name}")
 
 
-@ON_ALL
-def test_poison_in_an_image_stays_with_its_view(started, renderer, rng, form):
+@ON_BOTH
+def test_poison_in_an_image_stays_with_its_view(started, renderer, rng):
     """It must reach the loss, where it is noticed, but not the other views' sums."""
     scene = random_scene(rng, 7, SHAPE, signed=True)
-    r = renderer(form=form, signed=True)
+    r = renderer(signed=True)
     draw(r, scene)
     targets = rng.normal(size=(3, *SHAPE))
     scale = np.tile([1.0, 0.1, 0.5], (3, 1))
@@ -280,8 +271,6 @@ def test_poison_in_an_image_stays_with_its_view(started, renderer, rng, form):
 
 
 # --- volumes ----------------------------------------------------------------------------------------------
-
-ON_BOTH = pytest.mark.parametrize("backend", ["cpu32", pytest.param("vulkan", marks=pytest.mark.vulkan)])
 
 
 @ON_BOTH
@@ -332,7 +321,7 @@ def test_what_is_extreme_but_a_gaussian_is_voxelised(started, volumes, rng, case
 
 def held_cloud(renderer):
     """Device memory of up to 300 Gaussians, of a renderer that other tests have compiled."""
-    return renderer(form="private" if runtime.current().is_cpu else "tiles").cloud
+    return renderer().cloud
 
 
 @ON_BOTH
@@ -494,7 +483,7 @@ def test_masses_beyond_float32_are_refused(cpu32, renderer, rng):
 
 
 def test_gaussians_that_are_no_more_are_left_out_of_the_cloud_and_counted_in_the_log(cpu32, renderer, rng, caplog):
-    r = renderer(form="private", signed=True)
+    r = renderer(signed=True)
     scene = random_scene(rng, 7, SHAPE, signed=True)
     r.set_cloud(scene.cloud)
     change(r.cloud, {(0, 1): NAN, (4, 2): NAN, (10, 5): NAN})

@@ -22,41 +22,75 @@ def _root(radix, k):
 ROOTS = {radix: [_root(radix, k) for k in range(radix)] for radix in RADICES}
 
 
+def factors(n):
+    """Radices of the passes of a transform of n points, or None if it has other prime factors than 2, 3 and 5."""
+    found = []
+    for radix in RADICES:
+        while n % radix == 0:
+            found.append(radix)
+            n //= radix
+    return found if n == 1 else None
+
+
+def passes(n):
+    """(radix, m, s, step) of each pass along contiguous points: see `transform` and `one_pass`."""
+    found, m, s = [], n, 1
+    for radix in factors(n):
+        m //= radix
+        found.append((radix, m, s, n // (radix * m)))
+        s *= radix
+    return found
+
+
 # With w_n = exp(-2 pi i / n), n = r m, entry j = p + m a (p < m, a < r) and frequency k + r g (k < r, g < m):
 #   X[k + r g] = sum_p w_m^(p g) y[p, k],   y[p, k] = w_n^(p k) sum_a w_r^(a k) x[a, p]
 # A pass makes y of x; then X is left, r transforms of m points over p, side by side: for the next pass they
 # are s = r times as many neighbours, as the axes behind the transformed one are from the start.
 # The inverse is the conjugate of the transform of the conjugate, which is also the adjoint.
 @ti.kernel
-def fft_pass(
-    source: array, table: array, result: array,
-    radix: ti.template(), n_outer: int, m: int, s: int, step: int, sign: float,
+def transform(values: array, other: array, table: array, n: ti.template(), n_outer: int, s: int, sign: float):
+    """Transform of n points along the middle axis; sign: 1 forward, -1 inverse (not divided by n).
+
+    All passes are loops of one kernel: a launch from Python takes as long as a pass.
+    """
+    # inputs:  values (n_outer, n, s) of (Re, Im); table (n) of (cos, sin) of 2 pi k / n
+    # outputs (overwritten): values and other: the result is in values if the number of passes is even
+    for j in ti.static(range(len(passes(n)))):
+        for task in range(n_outer * ti.static(n // passes(n)[j][0]) * s):
+            radix, m, done, step = ti.static(passes(n)[j])
+            if ti.static(j % 2 == 0):
+                one_pass(values, table, other, task, radix, m, done * s, step, sign)
+            else:
+                one_pass(other, table, values, task, radix, m, done * s, step, sign)
+
+
+@ti.func
+def one_pass(
+    source: ti.template(), table: ti.template(), result: ti.template(), task,
+    radix: ti.template(), m: ti.template(), s, step: ti.template(), sign,
 ):  # fmt: skip
-    """One pass of a transform of n = radix m step points; sign: 1 forward, -1 inverse (not divided by n)."""
-    # inputs:  source (n_outer, radix, m, s) of (Re, Im); table (n) of (cos, sin) of 2 pi k / n
-    # outputs (overwritten): result (n_outer, m, radix, s) of (Re, Im)
-    for task in range(n_outer * m * s):
-        outer = task // (m * s)
-        p = task // s - outer * m
-        q = task - (outer * m + p) * s
-        re = ti.Vector.zero(float, radix)
-        im = ti.Vector.zero(float, radix)
-        for a in ti.static(range(radix)):
-            i = ((outer * radix + a) * m + p) * s + q
-            re[a] = source[2 * i]
-            im[a] = source[2 * i + 1] * sign
-        for k in ti.static(range(radix)):
-            x = re[0]; y = im[0]
-            for a in ti.static(range(1, radix)):
-                c, d = ti.static(ROOTS[radix][a * k % radix])
-                if ti.static(c != 0):
-                    x += c * re[a]; y += c * im[a]
-                if ti.static(d != 0):
-                    x += d * im[a]; y -= d * re[a]
-            i = ((outer * m + p) * radix + k) * s + q
-            t = 2 * step * p * k
-            result[2 * i] = table[t] * x + table[t + 1] * y
-            result[2 * i + 1] = sign * (table[t] * y - table[t + 1] * x)
+    """One entry of every of the `radix` parts, of (n_outer, radix, m, s), to (n_outer, m, radix, s)."""
+    outer = task // (m * s)
+    p = task // s - outer * m
+    q = task - (outer * m + p) * s
+    re = ti.Vector.zero(float, radix)
+    im = ti.Vector.zero(float, radix)
+    for a in ti.static(range(radix)):
+        i = ((outer * radix + a) * m + p) * s + q
+        re[a] = source[2 * i]
+        im[a] = source[2 * i + 1] * sign
+    for k in ti.static(range(radix)):
+        x = re[0]; y = im[0]
+        for a in ti.static(range(1, radix)):
+            c, d = ti.static(ROOTS[radix][a * k % radix])
+            if ti.static(c != 0):
+                x += c * re[a]; y += c * im[a]
+            if ti.static(d != 0):
+                x += d * im[a]; y -= d * re[a]
+        i = ((outer * m + p) * radix + k) * s + q
+        t = 2 * step * p * k
+        result[2 * i] = table[t] * x + table[t + 1] * y
+        result[2 * i + 1] = sign * (table[t] * y - table[t + 1] * x)
 
 
 @ti.kernel

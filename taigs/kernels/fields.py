@@ -131,7 +131,7 @@ class EllipseFields:
     def __init__(self, n_views, capacity, cutoff):
         self.capacity, self.cutoff = capacity, cutoff
         n = n_views * capacity
-        check_size(n + PAGE, "a device array")  # with what `scalars` adds
+        check_size(max(n + PAGE, LAYOUT.team * n), "a device array")  # with what `scalars` adds; loops over teams
         tree = ti.FieldsBuilder()
         self.zero = table(tree, dtype=ti.i32)
         self.x, self.y, self.rx, self.ry = scalars(tree, n, 4)

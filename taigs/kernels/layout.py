@@ -1,8 +1,9 @@
 """How work and memory are laid out: the one place where CPU and GPU differ.
 
 On the CPU a task is a chunk of 128 Gaussians whose inner loops LLVM vectorises, and an image row is
-a sequence of 8-pixel vectors. On a GPU a task is one Gaussian and a vector is one pixel. The kernels
-are written once for both; the constants are read when a kernel is compiled.
+a sequence of 8-pixel vectors. On a GPU a task is one Gaussian and a vector is one pixel. Most kernels
+are written once for both; the constants are read when a kernel is compiled. Those that draw have a form
+for each: on a GPU a team of eight threads draws a Gaussian.
 
 Two facts of Taichi 1.7 on the CPU shape the loops: a top-level loop is cut into equal pieces of 512
 iterations or more, one for each thread, so that tasks are shared out by `slots` and `share`; and
@@ -44,10 +45,16 @@ class Layout:
         return 8 if runtime.current().is_cpu else 256
 
     @property
-    def atomic_block(self):
-        """Threads of a GPU block in loops with atomics: Mesa's lavapipe loses some of them in a partly
+    def team(self):
+        """Threads of a GPU that draw a Gaussian together, each its own columns; one where there is no GPU, but the
+        kernels of one are compiled for the CPU."""
+        return SUPPORT if ti.cfg.arch in (ti.cuda, ti.vulkan) else 1
+
+    @property
+    def block(self):
+        """Threads of a GPU block in loops with teams or atomics: Mesa's lavapipe loses some of these in a partly
         filled block of more than one of its subgroups of 8."""
-        return 8 if runtime.current().software else 128
+        return 8 if runtime.current().software else 64
 
     @property
     def fast_exp(self):
@@ -92,6 +99,29 @@ def share(slot, n_tasks):
             begin = ti.min(slot // PIECE * each, n_tasks)
             end = ti.min(begin + each, n_tasks)
     return begin, end
+
+
+@ti.func
+def full_blocks(n):
+    """Iterations of a loop over n teams: all threads of a block must come to `team_sums`, or none."""
+    return (n * LAYOUT.team + LAYOUT.block - 1) // LAYOUT.block * LAYOUT.block
+
+
+@ti.func
+def team_sums(values: ti.template(), k):
+    """Add what all threads of the team hold to the values of its first; k is the thread's iteration."""
+    if ti.static(LAYOUT.team > 1):
+        n = ti.static(values.n)
+        shared = ti.simt.block.SharedArray((n * LAYOUT.block,), ti.cfg.default_fp)
+        thread = k % LAYOUT.block
+        for j in ti.static(range(n)):
+            shared[j * LAYOUT.block + thread] = values[j]
+        ti.simt.block.sync()
+        if k % LAYOUT.team == 0:
+            for j in ti.static(range(n)):
+                for other in ti.static(range(1, LAYOUT.team)):
+                    values[j] += shared[j * LAYOUT.block + thread + other]
+        ti.simt.block.sync()  # before the next iteration writes
 
 
 @ti.func

@@ -1,7 +1,7 @@
-"""2D ellipses -> images, and back: the CPU form of the forward and the gradient of both forms.
+"""2D ellipses -> images on the CPU, and back; a GPU's form is in raster_gpu.py.
 
 The support of an ellipse is the rows within `ry` of its mean times the aligned 8-pixel blocks that
-its width `rx` touches: the same set of pixels in every form, so that backends agree to rounding.
+its width `rx` touches: the same set of pixels in both forms, so that backends agree to rounding.
 """
 
 from taigs.kernels.layout import LAYOUT, SUPPORT, chunk_of, exp, share, slots
@@ -23,15 +23,6 @@ def support(ellipses: ti.template(), i, height, blocks):
         ti.max(x0 * per_support, 0),
         ti.min(x1 * per_support + (per_support - 1), blocks - 1),
     )
-
-
-@ti.func
-def per_row(q):
-    """Whether an exponential is taken in every row: on a GPU it is cheaper than what replaces it."""
-    answer = True
-    if ti.static(LAYOUT.lanes > 1):
-        answer = q < 0
-    return answer
 
 
 @ti.kernel
@@ -62,7 +53,7 @@ def raster(
                 x = ellipses.x[i]; a = ellipses.a[i]; b = ellipses.b[i]; c = ellipses.c[i]
                 peak = ellipses.peak[i]; q = ellipses.q[i]
                 dy = y0 - ellipses.y[i]
-                if per_row(q):
+                if q < 0:
                     for kx in range(k0, k1 + 1):
                         dx = lane + (kx * LAYOUT.lanes - x)
                         p = base + y0 * blocks + kx
@@ -124,7 +115,7 @@ def raster_vjp(
                     dx = lane + (kx * LAYOUT.lanes - x)
                     p = base + y0 * blocks + kx
                     w0 = zero; w1 = zero; w2 = zero
-                    if per_row(q):
+                    if q < 0:
                         d = dy
                         for _ in range(rows):
                             w0 += images.residual[p] * exp((a * dx + b * d) * dx + c * d * d)
@@ -158,16 +149,23 @@ def raster_vjp(
                 ellipses.v_xy[i] = last * sx - images.sums[s + 4].sum()
                 ellipses.v_yy[i] = last * last * s0 - (2 * last + 1) * t0 + 2 * images.sums[s + 5].sum()
             for i in range(first, first + LAYOUT.chunk):
-                s0 = ellipses.v_mass[i]; sx = ellipses.v_x[i]; sy = ellipses.v_y[i]
-                sxx = ellipses.v_xx[i]; sxy = ellipses.v_xy[i]; syy = ellipses.v_yy[i]
-                qx = -2.0 * ellipses.a[i]; qz = -ellipses.b[i]; qy = -2.0 * ellipses.c[i]
-                peak = ellipses.peak[i]
-                txx = qx * sxx + qz * sxy; txy = qx * sxy + qz * syy  # Q s2
-                tyx = qz * sxx + qy * sxy; tyy = qz * sxy + qy * syy
-                ellipses.v_x[i] = peak * (qx * sx + qz * sy)
-                ellipses.v_y[i] = peak * (qz * sx + qy * sy)
-                ellipses.v_xx[i] = 0.5 * peak * (txx * qx + txy * qz - s0 * qx)
-                ellipses.v_xy[i] = 0.5 * peak * (txx * qz + txy * qy - s0 * qz)
-                ellipses.v_yy[i] = 0.5 * peak * (tyx * qz + tyy * qy - s0 * qy)
-                # P / mass = sqrt(|Q|) / (2 pi), defined for mass 0 too
-                ellipses.v_mass[i] = s0 * ti.sqrt(ti.max(qx * qy - qz * qz, 0.0)) * 0.15915494309189535
+                pull_back(
+                    ellipses, i, ellipses.v_mass[i], ellipses.v_x[i], ellipses.v_y[i],
+                    ellipses.v_xx[i], ellipses.v_xy[i], ellipses.v_yy[i],
+                )  # fmt: skip
+
+
+@ti.func
+def pull_back(ellipses: ti.template(), i, s0, sx, sy, sxx, sxy, syy):
+    """The gradient of an ellipse from its sums."""
+    qx = -2.0 * ellipses.a[i]; qz = -ellipses.b[i]; qy = -2.0 * ellipses.c[i]
+    peak = ellipses.peak[i]
+    txx = qx * sxx + qz * sxy; txy = qx * sxy + qz * syy  # Q s2
+    tyx = qz * sxx + qy * sxy; tyy = qz * sxy + qy * syy
+    ellipses.v_x[i] = peak * (qx * sx + qz * sy)
+    ellipses.v_y[i] = peak * (qz * sx + qy * sy)
+    ellipses.v_xx[i] = 0.5 * peak * (txx * qx + txy * qz - s0 * qx)
+    ellipses.v_xy[i] = 0.5 * peak * (txx * qz + txy * qy - s0 * qz)
+    ellipses.v_yy[i] = 0.5 * peak * (tyx * qz + tyy * qy - s0 * qy)
+    # P / mass = sqrt(|Q|) / (2 pi), defined for mass 0 too
+    ellipses.v_mass[i] = s0 * ti.sqrt(ti.max(qx * qy - qz * qz, 0.0)) * 0.15915494309189535

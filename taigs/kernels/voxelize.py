@@ -1,9 +1,9 @@
-"""Gaussians -> a slab of voxels, and back.
+"""Gaussians -> a slab of voxels on the CPU, and back; a GPU's form is in voxelize_gpu.py.
 
-On the CPU a task owns a few planes of the slab and adds every Gaussian that reaches them, so no two
+A task owns a few planes of the slab and adds every Gaussian that reaches them, so no two
 tasks write one voxel; Gaussians come sorted by blocks of planes and rows, so that a task passes over its own
 and finds their voxels in the cache. Rows run along x in vectors; along y and z a value follows from its
-neighbour's by the recurrence of kernels/raster.py. On a GPU a task is a Gaussian and adds atomically.
+neighbour's by the recurrence of kernels/raster.py.
 """
 
 from taigs.kernels.layout import COLUMN, LAYOUT, ROW, SUPPORT, at_most, bounded, chunk_of, exp, share, slots, within
@@ -141,37 +141,31 @@ def recurrence_fails(p: ti.template(), i, dy, z0, z1, cutoff: ti.template()):
     The exponent is concave along x and z: no value is smaller than those at the ends of the columns that matter.
     Columns beyond may underflow to 0, but no ratio may become infinite, or 0 times it would be no number.
     """
-    answer = True
-    if ti.static(LAYOUT.lanes > 1):
-        xx = p[3][i]; xy = p[4][i]; xz = p[5][i]; yy = p[6][i]; yz = p[7][i]; zz = p[8][i]
-        dz0 = z0 - p[2][i]; dz1 = z1 - p[2][i]; half = p[10][i]
-        end = half * ti.static(max(1.0, 5.3 / cutoff))  # columns farther out (whole blocks are drawn) are below 1e-6
-        least = 0.0
-        for dz in ti.static((dz0, dz1)):
-            plane = (yy * dy + yz * dz) * dy + zz * dz * dz + xx * end * end
-            least = ti.min(least, plane - ti.abs(xy * dy + xz * dz) * end)
-        far = half + SUPPORT
-        ratio = ti.abs(xy) * far + ti.abs(yz) * ti.max(ti.abs(dz0), ti.abs(dz1)) - yy * (2 * ti.abs(dy) + 1)
-        answer = least < -LARGEST_RATIO or ratio > LARGEST_RATIO or yy < NARROW or zz < NARROW or p[11][i] > TALL
-    return answer
+    xx = p[3][i]; xy = p[4][i]; xz = p[5][i]; yy = p[6][i]; yz = p[7][i]; zz = p[8][i]
+    dz0 = z0 - p[2][i]; dz1 = z1 - p[2][i]; half = p[10][i]
+    end = half * ti.static(max(1.0, 5.3 / cutoff))  # columns farther out (whole blocks are drawn) are below 1e-6
+    least = 0.0
+    for dz in ti.static((dz0, dz1)):
+        plane = (yy * dy + yz * dz) * dy + zz * dz * dz + xx * end * end
+        least = ti.min(least, plane - ti.abs(xy * dy + xz * dz) * end)
+    far = half + SUPPORT
+    ratio = ti.abs(xy) * far + ti.abs(yz) * ti.max(ti.abs(dz0), ti.abs(dz1)) - yy * (2 * ti.abs(dy) + 1)
+    return least < -LARGEST_RATIO or ratio > LARGEST_RATIO or yy < NARROW or zz < NARROW or p[11][i] > TALL
 
 
 @ti.kernel
 def voxelize(
-    voxels: ti.template(), n: int, n_tasks: int, z_first: int, z_last: int, depth: int, height: int, blocks: int
+    voxels: ti.template(), n_tasks: int, z_first: int, z_last: int, depth: int, height: int, blocks: int
 ):  # fmt: skip
     """Density of the cloud on the planes z_first..z_last - 1 of the grid."""
     # inputs:  voxels.p (13, capacity); voxels.start, voxels.reach
     # outputs (added to; zeroed by the caller): voxels.slab (planes, height, blocks) vectors
-    ti.loop_config(block_dim=LAYOUT.atomic_block)
     for k in range(slots(n_tasks)):
         begin, end = share(k, n_tasks)
         for task in range(begin, end):
-            za = z_first; zb = z_last; first = task; last = task + 1
-            if ti.static(LAYOUT.lanes > 1):
-                za = z_first + task * (z_last - z_first) // n_tasks
-                zb = z_first + (task + 1) * (z_last - z_first) // n_tasks
-                first, last = reaching(voxels, za, zb, depth, height)
+            za = z_first + task * (z_last - z_first) // n_tasks
+            zb = z_first + (task + 1) * (z_last - z_first) // n_tasks
+            first, last = reaching(voxels, za, zb, depth, height)
             lane = voxels.lane[0]
             for i in range(first, last):
                 z0, z1 = range_of(voxels.p[2][i], voxels.p[12][i], za, zb - 1)
@@ -193,10 +187,11 @@ def voxelize(
                                 p = ((z - z_first) * height + y0) * blocks + kx
                                 d = dy
                                 for _ in range(rows):
-                                    voxel_add(voxels, p, peak * exp(ez + (xy * d) * dx + d * (yz * dz + yy * d)))
+                                    f = peak * exp(ez + (xy * d) * dx + d * (yz * dz + yy * d))
+                                    voxels.slab[p] = voxels.slab[p] + f
                                     d += 1.0
                                     p += blocks
-                    elif ti.static(LAYOUT.lanes > 1):
+                    else:
                         qy = exp(2 * yy); qz = exp(2 * zz); qyz = exp(yz)
                         first_row = (yy * dy + yz * dz0) * dy + zz * dz0 * dz0
                         for kx in range(k0, k1 + 1):
@@ -218,31 +213,6 @@ def voxelize(
                                 p0 += height * blocks
 
 
-@ti.func
-def voxel_add(voxels: ti.template(), p, f):
-    if ti.static(LAYOUT.lanes > 1):
-        voxels.slab[p] = voxels.slab[p] + f  # the task owns the plane
-    else:
-        ti.atomic_add(voxels.slab[p], f)
-
-
-@ti.func
-def gather(voxels: ti.template(), sums: ti.template(), s, j: ti.template(), value):
-    """Add to sum j: kept in memory on the CPU, as in raster_vjp, and in a register on a GPU."""
-    if ti.static(LAYOUT.lanes > 1):
-        voxels.sums[s + j] = voxels.sums[s + j] + value
-    else:
-        sums[j] += value[0]
-
-
-@ti.func
-def gathered(voxels: ti.template(), sums: ti.template(), s, j: ti.template()):
-    answer = sums[j]
-    if ti.static(LAYOUT.lanes > 1):
-        answer = voxels.sums[s + j].sum()
-    return answer
-
-
 # As raster_vjp, one dimension up: with e = exp(d^T (-Q/2) d), P = peak and the ten sums s0 = sum r e, s1 = sum r e d,
 # s2 = sum r e d d^T over the support, in voxel units (voxel size h, positions and covariances in A):
 #   dL/dmean = P Q s1 / h;   dL/dS = P/2 (Q s2 Q - s0 Q) / h^2;   dL/dmass = s0 P / mass
@@ -259,7 +229,6 @@ def voxelize_vjp(
         for task in range(begin, end):
             lane = voxels.lane[0]
             zero = ti.Vector([0.0] * LAYOUT.lanes)
-            per_voxel = 1.0 / voxels.grid[3]
             s = bounded(task) * 10
             for i in range(task * LAYOUT.chunk, ti.min((task + 1) * LAYOUT.chunk, n)):
                 z0, z1 = range_of(voxels.p[2][i], voxels.p[12][i], z_first, z_last - 1)
@@ -270,10 +239,8 @@ def voxelize_vjp(
                 xx = voxels.p[3][i]; xy = voxels.p[4][i]; xz = voxels.p[5][i]
                 yy = voxels.p[6][i]; yz = voxels.p[7][i]; zz = voxels.p[8][i]
                 dy = y0 - voxels.p[1][i]; dz0 = z0 - voxels.p[2][i]
-                sums = ti.Vector.zero(float, 10)  # s0, x y z, xx xy xz yy yz zz
-                if ti.static(LAYOUT.lanes > 1):
-                    for j in ti.static(range(10)):
-                        voxels.sums[s + j] = zero
+                for j in ti.static(range(10)):  # s0, x y z, xx xy xz yy yz zz; kept in memory, as in raster_vjp
+                    voxels.sums[s + j] = zero
                 per_row = recurrence_fails(voxels.p, i, dy, z0, z1, ti.static(voxels.cutoff))
                 qy = exp(2 * yy); qz = exp(2 * zz); qyz = exp(yz)
                 first_row = (yy * dy + yz * dz0) * dy + zz * dz0 * dz0
@@ -307,33 +274,40 @@ def voxelize_vjp(
                             f0 *= ti.abs(up)
                             up *= qz
                             along *= qyz
-                        gather(voxels, sums, s, 0, w0)
-                        gather(voxels, sums, s, 1, w0 * dx)
-                        gather(voxels, sums, s, 2, w1)
-                        gather(voxels, sums, s, 3, w0 * dz)
-                        gather(voxels, sums, s, 4, w0 * (dx * dx))
-                        gather(voxels, sums, s, 5, w1 * dx)
-                        gather(voxels, sums, s, 6, w0 * (dx * dz))
-                        gather(voxels, sums, s, 7, w2)
-                        gather(voxels, sums, s, 8, w1 * dz)
-                        gather(voxels, sums, s, 9, w0 * (dz * dz))
-                t = ti.Vector([gathered(voxels, sums, s, j) for j in range(10)])
+                        voxels.sums[s] = voxels.sums[s] + w0
+                        voxels.sums[s + 1] = voxels.sums[s + 1] + w0 * dx
+                        voxels.sums[s + 2] = voxels.sums[s + 2] + w1
+                        voxels.sums[s + 3] = voxels.sums[s + 3] + w0 * dz
+                        voxels.sums[s + 4] = voxels.sums[s + 4] + w0 * (dx * dx)
+                        voxels.sums[s + 5] = voxels.sums[s + 5] + w1 * dx
+                        voxels.sums[s + 6] = voxels.sums[s + 6] + w0 * (dx * dz)
+                        voxels.sums[s + 7] = voxels.sums[s + 7] + w2
+                        voxels.sums[s + 8] = voxels.sums[s + 8] + w1 * dz
+                        voxels.sums[s + 9] = voxels.sums[s + 9] + w0 * (dz * dz)
+                t = ti.Vector([voxels.sums[s + j].sum() for j in range(10)])
                 last = dy + rows  # from sums of sums along y, as in raster_vjp
                 t[7] = last * last * t[0] - (2 * last + 1) * t[2] + 2 * t[7]
                 t[2] = last * t[0] - t[2]
                 t[5] = last * t[1] - t[5]
                 t[8] = last * t[3] - t[8]
-                s1 = ti.Vector([t[1], t[2], t[3]])
-                s2 = ti.Matrix([[t[4], t[5], t[6]], [t[5], t[7], t[8]], [t[6], t[8], t[9]]])
-                Q = ti.Matrix([[-2 * xx, -xy, -xz], [-xy, -2 * yy, -yz], [-xz, -yz, -2 * zz]])
-                peak = voxels.p[9][i]
-                g = in_order(voxels, i)
-                v_mean = (Q @ s1) * (peak * per_voxel)
-                v_cov = (Q @ s2 @ Q - Q * t[0]) * (0.5 * peak * per_voxel * per_voxel)
-                for j in ti.static(range(3)):
-                    cloud.v_pos[j][g] = cloud.v_pos[j][g] + v_mean[j]
-                for j in ti.static(range(6)):
-                    a = ti.static(ROW[j]); b = ti.static(COLUMN[j])
-                    cloud.v_cov[j][g] = cloud.v_cov[j][g] + v_cov[a, b]
-                root = ti.sqrt(ti.max(Q.determinant(), 0.0))
-                cloud.v_mass[g] = cloud.v_mass[g] + t[0] * root * (1.0 / TWO_PI_CUBED_ROOT)
+                pull_back(cloud, voxels, i, in_order(voxels, i), t)
+
+
+@ti.func
+def pull_back(cloud: ti.template(), voxels: ti.template(), i, g, t: ti.template()):
+    """Add the gradient of Gaussian g, in place i, from its sums."""
+    per_voxel = 1.0 / voxels.grid[3]
+    xx = voxels.p[3][i]; xy = voxels.p[4][i]; xz = voxels.p[5][i]
+    yy = voxels.p[6][i]; yz = voxels.p[7][i]; zz = voxels.p[8][i]; peak = voxels.p[9][i]
+    s1 = ti.Vector([t[1], t[2], t[3]])
+    s2 = ti.Matrix([[t[4], t[5], t[6]], [t[5], t[7], t[8]], [t[6], t[8], t[9]]])
+    Q = ti.Matrix([[-2 * xx, -xy, -xz], [-xy, -2 * yy, -yz], [-xz, -yz, -2 * zz]])
+    v_mean = (Q @ s1) * (peak * per_voxel)
+    v_cov = (Q @ s2 @ Q - Q * t[0]) * (0.5 * peak * per_voxel * per_voxel)
+    for j in ti.static(range(3)):
+        cloud.v_pos[j][g] = cloud.v_pos[j][g] + v_mean[j]
+    for j in ti.static(range(6)):
+        a = ti.static(ROW[j]); b = ti.static(COLUMN[j])
+        cloud.v_cov[j][g] = cloud.v_cov[j][g] + v_cov[a, b]
+    root = ti.sqrt(ti.max(Q.determinant(), 0.0))
+    cloud.v_mass[g] = cloud.v_mass[g] + t[0] * root * (1.0 / TWO_PI_CUBED_ROOT)
