@@ -157,7 +157,8 @@ def volumes(c, table, sizes):
                 list(v.draw(n))
 
             def vjp(v=voxelizer, n=n):
-                v.vjp(n)  # of the volume just drawn
+                v.prepare(n)  # as C does, though a fit has just drawn the volume
+                v.vjp()
 
             for work in (draw, vjp, in_c, vjp_in_c):
                 work()

@@ -113,7 +113,7 @@ def volume_steps(table, sizes):
 
         def step(form=form, n=n):
             form.terms(n)
-            form.pull(n)
+            form.pull()
 
         seconds = timed(step, repeats=3)[0]
         table.add(box, n, 1e3 * seconds, 1 / seconds)
@@ -182,7 +182,7 @@ def volumes(table, sizes):
             renderer.set_cloud(cloud_in_ball(n, box, sigmas, np.random.default_rng(0)))
             voxelizer = Voxelizer(renderer, Grid((box,) * 3, 1.0, (box // 2,) * 3), whole=True)
             draw = timed(lambda v=voxelizer, n=n: list(v.draw(n)), repeats=3)[0]
-            v_cloud = timed(lambda v=voxelizer, n=n: v.vjp(n), repeats=3)[0]  # of the volume just drawn
+            v_cloud = timed(lambda v=voxelizer, n=n: (v.prepare(n), v.vjp()), repeats=3)[0]  # of the volume just drawn
             table.add(box, n, f"{sigmas[0]:g}-{sigmas[1]:g}", 1e9 * draw / n, 1e9 * v_cloud / n)
 
 

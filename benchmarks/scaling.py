@@ -79,7 +79,7 @@ def serve(processors, pipe):
         "backward": step.backward,
         "whole step": step.whole,
         "voxelize": lambda: list(voxelizer.draw(20_000)),
-        "its gradient": lambda: voxelizer.vjp(20_000),
+        "its gradient": lambda: voxelizer.vjp(),
     }
     for work in works.values():
         work()

@@ -49,9 +49,9 @@ class HostForm:
         self.v_volume = product
         return square, cross
 
-    def pull(self, n):
+    def pull(self):
         """Gradient of the form where `terms` was last computed, left on the device."""
-        self.voxelizer.vjp(n, self.v_volume)
+        self.voxelizer.vjp(self.v_volume)
 
 
 class DeviceForm:
@@ -79,8 +79,8 @@ class DeviceForm:
         slab = self.voxelizer.voxels.slab
         return self.spectra.compare(slab, slab, self.voxelizer.blocks)
 
-    def pull(self, n):
-        self.voxelizer.vjp(n)
+    def pull(self):
+        self.voxelizer.vjp()
 
 
 class DeviceSpectra:

@@ -210,17 +210,18 @@ class Voxelizer:
         nz = self.grid.shape[0]
         return [(z, min(z + self.planes, nz)) for z in range(0, nz, self.planes)]
 
-    def _prepare(self, n):
-        chunks = round_up(n, LAYOUT.chunk) // LAYOUT.chunk
-        covariance(self.fields, chunks)
+    def prepare(self, n):
+        """Take the first n Gaussians as they are now: `draw` does, and `vjp` relies on it."""
+        self.n, self.n_chunks = n, round_up(n, LAYOUT.chunk) // LAYOUT.chunk
+        covariance(self.fields, self.n_chunks)
         if runtime.current().is_cpu:
-            sort_voxels(self.fields, self.voxels, n, chunks * LAYOUT.chunk, self.grid.shape[0], self.height)
-        prepare_voxels(self.fields, self.voxels, chunks)
-        return chunks
+            slots = self.n_chunks * LAYOUT.chunk
+            sort_voxels(self.fields, self.voxels, n, slots, self.grid.shape[0], self.height)
+        prepare_voxels(self.fields, self.voxels, self.n_chunks)
 
     def draw(self, n):
         """The density of the first n Gaussians, per voxel, into the slab: once for each (z_first, z_last) it yields."""
-        self._prepare(n)
+        self.prepare(n)
         for z0, z1 in self._slabs():
             transfer.fill(self.voxels.slab, (z1 - z0) * self.height * self.blocks, 0.0)
             if runtime.current().is_cpu:
@@ -239,22 +240,22 @@ class Voxelizer:
             volume[z0:z1] += weight * out.reshape(z1 - z0, self.height, -1)[:, :, : self.width]
         return volume
 
-    def vjp(self, n, v_volume=None):
-        """dL/d(raw parameters) into fields.v_raw from dL/dvolume, for the density per voxel.
+    def vjp(self, v_volume=None):
+        """dL/d(raw parameters) into fields.v_raw from dL/dvolume, for the density per voxel of the Gaussians prepared.
 
         Without `v_volume` (nz, ny, nx), dL/dvolume lies in the slab, which is the whole volume.
         """
-        chunks = self._prepare(n)
-        transfer.clear_gradient(self.fields, chunks * LAYOUT.chunk)
+        transfer.clear_gradient(self.fields, self.n_chunks * LAYOUT.chunk)
         for z0, z1 in self._slabs():
             if v_volume is not None:
                 padded = padded_rows(v_volume[z0:z1])
                 transfer.load_vectors(self.voxels.slab, padded.reshape(-1), padded.size // LAYOUT.lanes)
             if runtime.current().is_cpu:
-                voxelize_vjp_kernel(self.fields, self.voxels, n, chunks, z0, z1, self.height, self.blocks)
+                sizes = (self.n, self.n_chunks, z0, z1, self.height, self.blocks)
+                voxelize_vjp_kernel(self.fields, self.voxels, *sizes)
             else:
-                splat_voxels_vjp(self.fields, self.voxels, n, z0, z1, self.height, self.blocks)
-        covariance_vjp(self.fields, chunks)
+                splat_voxels_vjp(self.fields, self.voxels, self.n, z0, z1, self.height, self.blocks)
+        covariance_vjp(self.fields, self.n_chunks)
 
 
 def voxelize(cloud, grid, pixel_size=None, cutoff=4.0):
@@ -282,7 +283,8 @@ def voxelize(cloud, grid, pixel_size=None, cutoff=4.0):
 def voxelize_vjp(cloud, grid, v_volume, cutoff=4.0):
     """Gradient of sum(v_volume * voxelize(cloud, grid)) with respect to the cloud: dict as project_vjp's."""
     voxelizer = _loaded_voxelizer(cloud, grid, cutoff)
-    voxelizer.vjp(len(cloud), np.asarray(v_volume) * grid.voxel_size**-3)
+    voxelizer.prepare(len(cloud))
+    voxelizer.vjp(np.asarray(v_volume) * grid.voxel_size**-3)
     return cloud_gradient(voxelizer.fields, len(cloud))
 
 

@@ -92,7 +92,7 @@ class TargetObjective(InOneSum):
         residual -= self.target
         loss = 0.5 * float(np.vdot(residual, residual))
         residual *= self.pixel_size**-3
-        self.voxelizer.vjp(self.gaussians.n, residual)
+        self.voxelizer.vjp(residual)  # of what `volume` drew
         return loss
 
     def fidelity(self, n_voxel_bytes, started):

@@ -110,7 +110,7 @@ class VolumeObjective(InOneSum):
     def loss_and_gradient(self):
         """Loss per image coefficient less a constant; the gradient is left on the device."""
         square, cross = self.form.terms(self.gaussians.n)
-        self.form.pull(self.gaussians.n)
+        self.form.pull()
         return 0.5 * square - cross
 
     def held_out_score(self):

@@ -204,7 +204,8 @@ class Volumes:
         from taigs.render import cloud_gradient
 
         voxelizer = self.held(cloud, grid)
-        voxelizer.vjp(len(cloud), v_volume * grid.voxel_size**-3)
+        voxelizer.prepare(len(cloud))
+        voxelizer.vjp(v_volume * grid.voxel_size**-3)
         return cloud_gradient(voxelizer.fields, len(cloud))
 
 

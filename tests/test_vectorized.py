@@ -35,7 +35,7 @@ r.backward()
 adam(r.cloud, r.n_chunks, 0.9, 0.99, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, -10.0, 10.0)
 voxelizer = Voxelizer(r, Grid((16, 16, 16), 1.0), whole=True)
 list(voxelizer.draw(1))
-voxelizer.vjp(1)
+voxelizer.vjp()
 """
 # Wide multiplications, and the least share of them among all. Scalar ones remain in loop ends and in what is done once
 # for a Gaussian. What runs has the same loops, but multiplies and adds where this code has both in one.
