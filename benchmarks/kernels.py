@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from limits import limits
 from measure import Table, machine, timed
 from scipy import fft
 from scipy.spatial.transform import Rotation
@@ -15,15 +16,15 @@ from scipy.spatial.transform import Rotation
 from taigs import runtime
 from taigs.accumulate import views_at_a_time, weigh
 from taigs.cloud import GaussianCloud
-from taigs.device import DeviceCloud
+from taigs.device import DeviceCloud, read_scalars
 from taigs.fourier_grid import FourierGrid
 from taigs.imaging.ctf import Ctf
 from taigs.kernels.adam import adam
+from taigs.kernels.layout import SUPPORT
 from taigs.kernels.residual import collect, residual
 from taigs.particle_objective import IMAGE_PIXELS, ParticleObjective
 from taigs.quadratic_form import quadratic_form
 from taigs.render import Renderer, Voxelizer
-from taigs.runtime import ti
 from taigs.views import Grid, Views
 
 SIZES = ((128, 20_000), (256, 50_000), (512, 200_000))
@@ -47,7 +48,8 @@ class Step:
         r.set_cloud(cloud_in_ball(n, box, sigmas, rng))
         rotations = Rotation.random(n_views, random_state=0).as_matrix()
         r.set_views(rotations[:, :2], np.full((n_views, 2), box // 2), (box, box))
-        r.load_images(r.images.target, rng.normal(size=(n_views, box, box)))
+        self.targets = rng.normal(size=(n_views, box, box))
+        r.load_images(r.images.target, self.targets)
         scale = np.ones((n_views, 3), np.float32)
         r.images.scale.from_numpy(scale)
 
@@ -73,6 +75,18 @@ class Step:
         self.update()
 
 
+def support_size(step, n):
+    """Mean number of pixels in the support of an ellipse, which the forward adds to and the backward reads."""
+    r = step.renderer
+    fields = [r.ellipses.x, r.ellipses.y, r.ellipses.rx, r.ellipses.ry]
+    capacity = r.ellipses.capacity
+    x, y, rx, ry = read_scalars(fields, step.n_views * capacity).reshape(4, step.n_views, capacity)[:, :, :n]
+    rows = np.minimum(np.floor(y + ry), step.box - 1) - np.maximum(np.ceil(y - ry), 0) + 1
+    first, last = np.ceil(x - rx) // SUPPORT, np.floor(x + rx) // SUPPORT
+    blocks = np.minimum(last, (step.box - 1) // SUPPORT) - np.maximum(first, 0) + 1
+    return float((SUPPORT * np.maximum(rows, 0) * np.maximum(blocks, 0)).mean())
+
+
 def views(table, sizes, n_views):
     for box, n in sizes:
         for sigmas in SIGMAS:
@@ -80,7 +94,8 @@ def views(table, sizes, n_views):
             step.whole()
             parts = [timed(getattr(step, name))[0] for name in ("forward", "compare", "backward", "update", "whole")]
             each = [1e9 * seconds / (n * n_views) for seconds in parts]
-            table.add(box, n, n_views, f"{sigmas[0]:g}-{sigmas[1]:g}", *each, n_views / parts[-1])
+            pixels = support_size(step, n)
+            table.add(box, n, n_views, f"{sigmas[0]:g}-{sigmas[1]:g}", pixels, *each, n_views / parts[-1])
 
 
 def particles(table, sizes, n_views):
@@ -139,40 +154,6 @@ def gridding(table):
         table.add(box, *(1e6 * seconds / n for seconds in parts), parts[0] / sum(parts), n / sum(parts))
 
 
-@ti.kernel
-def copy(source: ti.types.ndarray(ndim=1), target: ti.types.ndarray(ndim=1), n: int):
-    for i in range(n):
-        target[i] = source[i]
-
-
-@ti.kernel
-def multiply_and_add(values: ti.types.ndarray(ndim=1), n: int, times: int):
-    for i in range(n):
-        a = values[i]
-        b = a + 0.1
-        c = a + 0.2
-        d = a + 0.3
-        for _ in range(times):  # a chain that no compiler can shorten
-            a = a * b + 0.3
-            b = b * c + 0.2
-            c = c * d + 0.1
-            d = d * a - 0.1
-        values[i] = a + b + c + d
-
-
-def limits(table, is_cpu):
-    """What the device can do: copies and, of a GPU, float32 multiplications with additions (one lane only on a CPU)."""
-    n = 1 << 27
-    arrays = [ti.ndarray(float, n) for _ in range(2)]
-    seconds = timed(lambda: copy(*arrays, n), repeats=3)[0]
-    table.add("copy, read and written", 8e-9 * n / seconds, "GB/s")
-    if is_cpu:
-        return
-    n, times = 1 << 20, 4096
-    seconds = timed(lambda: multiply_and_add(arrays[0], n, times), repeats=3)[0]
-    table.add("multiply and add", 8e-9 * n * times / seconds, "GFLOP/s")
-
-
 def volumes(table, sizes):
     for box, n in sizes:
         if box > 256:
@@ -200,7 +181,7 @@ def main():
     columns = ("forward", "compare", "backward", "Adam", "whole step")
     steps = Table(
         "Views: ns per Gaussian and view",
-        ("box px", "Gaussians", "views", "sigma px", *columns, "views/s"),
+        ("box px", "Gaussians", "views", "sigma px", "pixels", *columns, "views/s"),
     )
     views(steps, sizes, options.views or (8 if running.is_cpu else 32))
     steps_of_particles = Table(

@@ -16,7 +16,7 @@ from taigs.kernels.fields import (
     lend,
     roomy,
 )
-from taigs.kernels.layout import LAYOUT, SUPPORT, round_up
+from taigs.kernels.layout import LAYOUT, round_up
 from taigs.kernels.project import project as project_kernel
 from taigs.kernels.project import project_vjp as project_vjp_kernel
 from taigs.kernels.raster import raster, raster_vjp
@@ -105,11 +105,12 @@ class Renderer(DeviceCloud):
 
 
 def padded_rows(array):
-    """Rows of an array, of the fields' type, followed by zeros up to whole blocks of pixels."""
+    """Rows of an array, of the fields' type, followed by zeros up to `image_blocks`."""
     width = np.shape(array)[-1]
-    if width % SUPPORT == 0:
+    padded_width = image_blocks(width) * LAYOUT.lanes
+    if width == padded_width:
         return np.ascontiguousarray(array, float_type())
-    padded = np.zeros((*np.shape(array)[:-1], round_up(width, SUPPORT)), float_type())
+    padded = np.zeros((*np.shape(array)[:-1], padded_width), float_type())
     padded[..., :width] = array
     return padded
 

@@ -12,8 +12,8 @@ from collections import defaultdict
 import numpy as np
 
 from taigs import runtime
-from taigs.kernels.layout import LAYOUT, round_up
-from taigs.runtime import check_size, ti
+from taigs.kernels.layout import LAYOUT, MOST_BLOCKS, SUPPORT, round_up
+from taigs.runtime import MAX_ELEMENTS, check_size, ti
 
 LEAST = 512  # entries of an array: four chunks
 PAGE, SKEW = 1024, 144  # numbers of four bytes
@@ -164,8 +164,13 @@ class ImageFields:
 
 
 def image_blocks(width):
-    """Pixel vectors in a row: whole 8-pixel blocks."""
-    return round_up(width, 8) // LAYOUT.lanes
+    """Pixel vectors in a row: whole 8-pixel blocks, on the CPU an odd number of them.
+
+    Rows a power of two apart fall into the same few lines of the first cache.
+    """
+    check_size(width * (MAX_ELEMENTS // (MOST_BLOCKS * SUPPORT)), "a row of an image")
+    blocks = round_up(width, SUPPORT) // LAYOUT.lanes
+    return blocks | 1 if LAYOUT.lanes > 1 else blocks
 
 
 @ti.data_oriented

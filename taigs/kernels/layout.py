@@ -18,7 +18,11 @@ from taigs.runtime import ti
 SUPPORT = 8  # px: every form of the rasteriser covers whole aligned 8-pixel blocks in x
 LOG2_E = 1.4426950408889634
 PIECE = 512  # iterations that Taichi gives a thread at least
-MOST_TASKS = 2**23 - 1  # of a loop over the chunks of a cloud, on the CPU
+# What `bounded` is told of numbers on the CPU:
+MOST_TASKS = 2**23 - 1  # of a loop over the chunks of a cloud
+MOST_VECTORS = 2**28 - 1  # of pixels in a field
+MOST_BLOCKS = 2**24 - 1  # of them in a row
+MOST_ROWS = 2**6 - 1  # of what the recurrences draw: see TALL in kernels/project.py
 
 
 class Layout:
@@ -125,12 +129,15 @@ def team_sums(values: ti.template(), k):
 
 
 @ti.func
-def bounded(task):
-    """The number of a task as one that LLVM knows to stay small: it vectorises only where no index can overflow."""
+def bounded(x, most: ti.template()):
+    """x, which is at most `most`, as a number that LLVM knows to be.
+
+    It vectorises a loop, and takes its addresses from each other, only where no index can overflow.
+    """
     if ti.static(LAYOUT.lanes > 1):
-        return task & MOST_TASKS
+        return x & most
     else:
-        return task
+        return x
 
 
 @ti.func
@@ -140,7 +147,7 @@ def chunk_of(fields: ti.template(), task):
     `fields.zero` is added for LLVM, which vectorises a loop over fields only if the address of their tree is known
     before it: Taichi looks that up where one of them is first read.
     """
-    return bounded(task + fields.zero[None]) * LAYOUT.chunk
+    return bounded(task + fields.zero[None], MOST_TASKS) * LAYOUT.chunk
 
 
 @ti.func

@@ -4,7 +4,18 @@ The support of an ellipse is the rows within `ry` of its mean times the aligned 
 its width `rx` touches: the same set of pixels in both forms, so that backends agree to rounding.
 """
 
-from taigs.kernels.layout import LAYOUT, SUPPORT, chunk_of, exp, share, slots
+from taigs.kernels.layout import (
+    LAYOUT,
+    MOST_BLOCKS,
+    MOST_ROWS,
+    MOST_VECTORS,
+    SUPPORT,
+    bounded,
+    chunk_of,
+    exp,
+    share,
+    slots,
+)  # fmt: skip
 from taigs.runtime import ti
 
 
@@ -49,7 +60,7 @@ def raster(
                 o + (part + 1) * n_chunks // n_parts * LAYOUT.chunk,
             ):
                 y0, y1, k0, k1 = support(ellipses, i, height, blocks)
-                rows = y1 - y0 + 1
+                rows = ti.max(y1 - y0 + 1, 0)
                 x = ellipses.x[i]; a = ellipses.a[i]; b = ellipses.b[i]; c = ellipses.c[i]
                 peak = ellipses.peak[i]; q = ellipses.q[i]
                 dy = y0 - ellipses.y[i]
@@ -71,12 +82,12 @@ def raster(
                         dx = lane + (kx * LAYOUT.lanes - x)
                         f = peak * exp((a * dx + bdy) * dx + cdy2)
                         r = ratio
-                        p = base + y0 * blocks + kx
-                        for _ in range(rows):
+                        p = bounded(base + y0 * blocks + kx, MOST_VECTORS)
+                        for _ in range(bounded(rows, MOST_ROWS)):
                             images.parts[p] = images.parts[p] + f
                             f *= ti.abs(r)
                             r *= q
-                            p += blocks
+                            p += bounded(blocks, MOST_BLOCKS)
                         ratio *= across
 
 
@@ -103,7 +114,7 @@ def raster_vjp(
             s = task * 6
             for i in range(first, first + LAYOUT.chunk):
                 y0, y1, k0, k1 = support(ellipses, i, height, blocks)
-                rows = y1 - y0 + 1
+                rows = ti.max(y1 - y0 + 1, 0)
                 x = ellipses.x[i]; a = ellipses.a[i]; b = ellipses.b[i]; c = ellipses.c[i]; q = ellipses.q[i]
                 dy = y0 - ellipses.y[i]
                 # Sums kept in memory: LLVM vectorises from stores, registers would be summed lane by lane.
@@ -126,13 +137,14 @@ def raster_vjp(
                     else:
                         f = exp((a * dx + bdy) * dx + cdy2)
                         r = ratio
-                        for _ in range(rows):
+                        p = bounded(p, MOST_VECTORS)
+                        for _ in range(bounded(rows, MOST_ROWS)):
                             w0 += images.residual[p] * f
                             w1 += w0
                             w2 += w1
                             f *= ti.abs(r)
                             r *= q
-                            p += blocks
+                            p += bounded(blocks, MOST_BLOCKS)
                         ratio *= across
                     images.sums[s] = images.sums[s] + w0
                     images.sums[s + 1] = images.sums[s + 1] + w0 * dx

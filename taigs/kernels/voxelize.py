@@ -6,7 +6,23 @@ and finds their voxels in the cache. Rows run along x in vectors; along y and z 
 neighbour's by the recurrence of kernels/raster.py.
 """
 
-from taigs.kernels.layout import COLUMN, LAYOUT, ROW, SUPPORT, at_most, bounded, chunk_of, exp, share, slots, within
+from taigs.kernels.layout import (
+    COLUMN,
+    LAYOUT,
+    MOST_BLOCKS,
+    MOST_ROWS,
+    MOST_TASKS,
+    MOST_VECTORS,
+    ROW,
+    SUPPORT,
+    at_most,
+    bounded,
+    chunk_of,
+    exp,
+    share,
+    slots,
+    within,
+)  # fmt: skip
 from taigs.kernels.project import CULLED, FAR, LARGEST_PEAK, LARGEST_RATIO, NARROW, TALL
 from taigs.runtime import ti
 
@@ -171,7 +187,7 @@ def voxelize(
                 z0, z1 = range_of(voxels.p[2][i], voxels.p[12][i], za, zb - 1)
                 if z0 <= z1:
                     y0, y1 = range_of(voxels.p[1][i], voxels.p[11][i], 0, height - 1)
-                    rows = y1 - y0 + 1
+                    rows = ti.max(y1 - y0 + 1, 0)
                     x = voxels.p[0][i]
                     k0, k1 = vector_range(x, voxels.p[10][i], blocks)
                     xx = voxels.p[3][i]; xy = voxels.p[4][i]; xz = voxels.p[5][i]
@@ -201,12 +217,12 @@ def voxelize(
                             along = exp(xy * dx + (yz * dz0 + yy * (2 * dy + 1)))  # to the next row
                             p0 = ((z0 - z_first) * height + y0) * blocks + kx
                             for _z in range(z0, z1 + 1):
-                                f = f0; r = along; p = p0
-                                for _ in range(rows):
+                                f = f0; r = along; p = bounded(p0, MOST_VECTORS)
+                                for _ in range(bounded(rows, MOST_ROWS)):
                                     voxels.slab[p] = voxels.slab[p] + f
                                     f *= ti.abs(r)
                                     r *= qy
-                                    p += blocks
+                                    p += bounded(blocks, MOST_BLOCKS)
                                 f0 *= ti.abs(up)
                                 up *= qz
                                 along *= qyz
@@ -229,11 +245,11 @@ def voxelize_vjp(
         for task in range(begin, end):
             lane = voxels.lane[0]
             zero = ti.Vector([0.0] * LAYOUT.lanes)
-            s = bounded(task) * 10
+            s = bounded(task, MOST_TASKS) * 10
             for i in range(task * LAYOUT.chunk, ti.min((task + 1) * LAYOUT.chunk, n)):
                 z0, z1 = range_of(voxels.p[2][i], voxels.p[12][i], z_first, z_last - 1)
                 y0, y1 = range_of(voxels.p[1][i], voxels.p[11][i], 0, height - 1)
-                rows = y1 - y0 + 1
+                rows = ti.max(y1 - y0 + 1, 0)
                 x = voxels.p[0][i]
                 k0, k1 = vector_range(x, voxels.p[10][i], blocks)
                 xx = voxels.p[3][i]; xy = voxels.p[4][i]; xz = voxels.p[5][i]
@@ -263,14 +279,14 @@ def voxelize_vjp(
                                 p += blocks
                                 d += 1.0
                         else:
-                            f = f0; r = along
-                            for _ in range(rows):
+                            f = f0; r = along; p = bounded(p, MOST_VECTORS)
+                            for _ in range(bounded(rows, MOST_ROWS)):
                                 w0 += voxels.slab[p] * f
                                 w1 += w0
                                 w2 += w1
                                 f *= ti.abs(r)
                                 r *= qy
-                                p += blocks
+                                p += bounded(blocks, MOST_BLOCKS)
                             f0 *= ti.abs(up)
                             up *= qz
                             along *= qyz
