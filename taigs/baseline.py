@@ -13,8 +13,8 @@ from taigs.device import float_type
 from taigs.errors import InputError, InputWarning
 from taigs.kernels import transfer
 from taigs.kernels.backproject import TiltFields, back_project, project_voxels
-from taigs.kernels.fields import image_blocks, lend, roomy
-from taigs.kernels.layout import LAYOUT
+from taigs.kernels.fields import lend, roomy
+from taigs.kernels.layout import LAYOUT, SUPPORT, round_up
 from taigs.views import Grid, Views
 
 X_TILT_LIMIT_DEG = 0.5
@@ -39,7 +39,7 @@ class TiltGeometry:
             raise InputError(f"volume with {shape[1]} rows in y for images of {image_shape[0]} rows")
         self.n_views, self.n_columns = len(tilt_angles), image_shape[1]
         self.nz, self.ny, self.nx = shape
-        self.blocks = image_blocks(self.ny)
+        self.blocks = round_up(self.ny, SUPPORT) // LAYOUT.lanes
         sizes = (roomy(self.blocks * self.nz * self.nx), roomy(self.blocks * self.n_views * self.n_columns))
         self.fields = lend(self, TiltFields, self.n_views, *sizes)
         c, s = np.cos(np.radians(tilt_angles)), np.sin(np.radians(tilt_angles))
