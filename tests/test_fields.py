@@ -12,7 +12,9 @@ from taigs.baseline import TiltGeometry
 from taigs.device import DeviceCloud
 from taigs.errors import ResourceError
 from taigs.kernels import fields
-from taigs.kernels.fields import LEAST, CloudFields, EllipseFields, lend, roomy
+from taigs.kernels.fields import LEAST, CloudFields, EllipseFields, image_blocks, lend, roomy
+from taigs.kernels.layout import MOST_BLOCKS, MOST_ROWS, MOST_VECTORS
+from taigs.kernels.project import TALL
 from taigs.render import Renderer
 from taigs.runtime import ti
 from taigs.views import Grid
@@ -40,6 +42,15 @@ def test_fields_of_another_start_of_taichi_are_not_lent(cpu32):
     del owner
     runtime.init("cpu")
     assert lend(Owner(), CloudFields, LEAST, False) is not a
+
+
+def test_numbers_stay_below_what_the_compiler_is_told(cpu32):
+    """See `bounded`: a number beyond would be another one, without a word."""
+    assert 2 * TALL + 1 <= MOST_ROWS
+    assert MOST_VECTORS + MOST_ROWS * MOST_BLOCKS < 2**31, "no index of a column can overflow"
+    assert image_blocks(8 * MOST_BLOCKS) == MOST_BLOCKS
+    with pytest.raises(ResourceError, match="a row of 134217721 pixels; expected at most 134217720"):
+        image_blocks(8 * MOST_BLOCKS + 1)
 
 
 @pytest.mark.parametrize("n", [0, 1, LEAST, LEAST + 1, 1000, 50_000, 123_457, 2**30 - 5])

@@ -12,8 +12,9 @@ from collections import defaultdict
 import numpy as np
 
 from taigs import runtime
+from taigs.errors import ResourceError
 from taigs.kernels.layout import LAYOUT, MOST_BLOCKS, SUPPORT, round_up
-from taigs.runtime import MAX_ELEMENTS, check_size, ti
+from taigs.runtime import check_size, ti
 
 LEAST = 512  # entries of an array: four chunks
 PAGE, SKEW = 1024, 144  # numbers of four bytes
@@ -131,7 +132,8 @@ class EllipseFields:
     def __init__(self, n_views, capacity, cutoff):
         self.capacity, self.cutoff = capacity, cutoff
         n = n_views * capacity
-        check_size(max(n + PAGE, LAYOUT.team * n), "a device array")  # with what `scalars` adds; loops over teams
+        # with what `scalars` adds, and the threads of all teams
+        check_size(max(n + PAGE, LAYOUT.team * n + LAYOUT.block), "a device array")
         tree = ti.FieldsBuilder()
         self.zero = table(tree, dtype=ti.i32)
         self.x, self.y, self.rx, self.ry = scalars(tree, n, 4)
@@ -168,9 +170,11 @@ def image_blocks(width):
 
     Rows a power of two apart fall into the same few lines of the first cache.
     """
-    check_size(width * (MAX_ELEMENTS // (MOST_BLOCKS * SUPPORT)), "a row of an image")
     blocks = round_up(width, SUPPORT) // LAYOUT.lanes
-    return blocks | 1 if LAYOUT.lanes > 1 else blocks
+    blocks = blocks | 1 if LAYOUT.lanes > 1 else blocks
+    if blocks > MOST_BLOCKS:
+        raise ResourceError(f"a row of {width} pixels; expected at most {MOST_BLOCKS * LAYOUT.lanes}")
+    return blocks
 
 
 @ti.data_oriented

@@ -4,8 +4,9 @@ A thread has every eighth column, so that the team reads and adds to eight neigh
 atomics then takes half the time of lists of ellipses for each tile of the image (measured with CUDA).
 """
 
-from taigs.kernels.layout import LAYOUT, exp, full_blocks, team_sums
+from taigs.kernels.layout import LAYOUT, exp
 from taigs.kernels.raster import pull_back, support
+from taigs.kernels.teams import full_blocks, team_sums
 from taigs.runtime import ti
 
 

@@ -1,6 +1,7 @@
 """Gaussians -> a slab of voxels on a GPU, and back: a team of threads takes a Gaussian, as in raster_gpu.py."""
 
-from taigs.kernels.layout import LAYOUT, exp, full_blocks, team_sums
+from taigs.kernels.layout import LAYOUT, exp
+from taigs.kernels.teams import full_blocks, team_sums
 from taigs.kernels.voxelize import pull_back, range_of, vector_range
 from taigs.runtime import ti
 
