@@ -1,6 +1,6 @@
-"""Weighted back-projection and SIRT of a tilt series: yardstick beside every result, seed of the cloud.
+"""Aligned images of a tilt series, their linear map, and weighted back-projection, a yardstick beside every result.
 
-Both work on images resampled so that the tilt axis is y and the shifts are gone. A tilt about x is not
+It and SIRT work on images resampled so that the tilt axis is y and the shifts are gone. A tilt about x is not
 modelled here (the fit does): it is neglected with a warning.
 """
 
@@ -18,7 +18,6 @@ from taigs.kernels.layout import LAYOUT, SUPPORT, round_up
 from taigs.views import Grid, Views
 
 X_TILT_LIMIT_DEG = 0.5
-SHORTEST_RAY = 0.3  # of the thickness: rays that only graze the volume must not blow up their voxels
 
 
 class TiltGeometry:
@@ -48,17 +47,26 @@ class TiltGeometry:
 
     def project(self, volume):
         """A volume: (nz, ny, nx) -> (V, H, W) line integrals in pixels."""
-        self._load(self.fields.volume, volume)
-        project_voxels(self.fields, self.blocks * self.n_views, self.n_views, self.n_columns, self.nz, self.nx)
-        return self._store(self.fields.images, self.n_views, self.n_columns)
+        self.load(self.fields.volume, volume)
+        self.project_loaded()
+        return self.store(self.fields.images, self.n_views, self.n_columns)
 
     def back_project(self, images):
         """A^T images: (V, H, W) -> (nz, ny, nx)."""
-        self._load(self.fields.images, images)
-        back_project(self.fields, self.blocks * self.nz, self.n_views, self.n_columns, self.nz, self.nx)
-        return self._store(self.fields.volume, self.nz, self.nx)
+        self.load(self.fields.images, images)
+        self.back_project_loaded()
+        return self.store(self.fields.volume, self.nz, self.nx)
 
-    def _load(self, vectors, array):
+    def project_loaded(self):
+        """From fields.volume to fields.images."""
+        project_voxels(self.fields, self.blocks * self.n_views, self.n_views, self.n_columns, self.nz, self.nx)
+
+    def back_project_loaded(self):
+        """From fields.images to fields.volume."""
+        back_project(self.fields, self.blocks * self.nz, self.n_views, self.n_columns, self.nz, self.nx)
+
+    def load(self, vectors, array):
+        """Copy (nz, ny, nx) or (V, H, W) into a field of vectors along y."""
         a, ny, b = array.shape
         padded = np.zeros((a, self.blocks * LAYOUT.lanes, b), float_type())
         padded[:, :ny] = array
@@ -66,7 +74,8 @@ class TiltGeometry:
         flat = np.ascontiguousarray(blocked).reshape(-1)
         transfer.load_vectors(vectors, flat, flat.size // LAYOUT.lanes)
 
-    def _store(self, vectors, a, b):
+    def store(self, vectors, a, b):
+        """(a, ny, b) array from a field of vectors along y."""
         flat = np.empty(self.blocks * a * b * LAYOUT.lanes, float_type())
         transfer.store_vectors(vectors, flat, flat.size // LAYOUT.lanes)
         blocked = flat.reshape(self.blocks, a, b, LAYOUT.lanes).transpose(1, 0, 3, 2)
@@ -167,67 +176,12 @@ def weighted_back_projection(views, grid, images=None):
     weights[np.argsort(views.tilt_angles)] = share
     spectrum = fft.rfft(images, n, axis=2, workers=-1) * ramp
     filtered = fft.irfft(spectrum, n, axis=2, workers=-1)[:, :, : images.shape[2]] * weights[:, None, None]
-    geometry = TiltGeometry(views.tilt_angles, images.shape[1:], _in_pixels(grid, views))
+    geometry = TiltGeometry(views.tilt_angles, images.shape[1:], in_pixels(grid, views))
     return geometry.back_project(filtered) / np.float32(grid.voxel_size)
 
 
-def sirt_steps(views, grid, positive=True, images=None, unused=(), start=None):
-    """Endless SIRT: yields (volume, score) after each step x += C A^T R (b - A x).
-
-    Source: Gilbert (1972); R and C are the inverse row and column sums of A. Views listed in
-    `unused` are held out; `score` is their mean squared residual apart from its mean, before the step
-    (nan without such views). `start` is the first volume, zero by default. The volume is in image units
-    per A and belongs to the caller.
-
-    With `positive`, images are taken relative to their means: a positive volume would explain the
-    background as a uniform slab, in which positivity no longer holds noise down.
-
-    Parameters are those of `sirt`.
-    """
-    images = align_images(views) if images is None else images
-    if positive:
-        images = images - images.mean(axis=(1, 2), keepdims=True)
-    shape = _in_pixels(grid, views)
-    geometry = TiltGeometry(views.tilt_angles, images.shape[1:], shape)
-    used = np.ones((len(images), 1, 1), np.float32)
-    used[list(unused)] = 0
-    rows = geometry.project(np.ones(shape, np.float32))
-    rows = used / np.maximum(rows, SHORTEST_RAY * shape[0])
-    columns = 1 / np.maximum(geometry.back_project(used * np.ones_like(images)), 1)
-    volume = np.zeros(shape, np.float32) if start is None else start * np.float32(grid.voxel_size)
-    while True:
-        difference = images - geometry.project(volume)
-        score = difference[list(unused)].var(axis=(1, 2)).mean() if len(unused) else np.nan
-        volume += columns * geometry.back_project(rows * difference)
-        if positive:
-            np.maximum(volume, 0, out=volume)
-        yield volume / np.float32(grid.voxel_size), score
-
-
-def sirt(views, grid, iterations, positive=True, images=None, progress=None):
-    """Simultaneous iterative reconstruction (see `sirt_steps`) after a number of iterations.
-
-    Parameters
-    ----------
-    views, grid, images
-        As for `weighted_back_projection`.
-    iterations : int
-    positive : bool
-        Clip the volume at zero after each step.
-
-    Returns
-    -------
-    (nz, ny, nx) float32 array
-        Image units per A.
-    """
-    for i, (volume, _) in enumerate(sirt_steps(views, grid, positive, images), 1):
-        if progress is not None:
-            progress.update(i, iterations)
-        if i >= iterations:
-            return volume
-
-
-def _in_pixels(grid: Grid, views: Views):
+def in_pixels(grid: Grid, views: Views):
+    """Shape of a grid whose voxels are as large as the pixels."""
     if abs(grid.voxel_size / views.pixel_size - 1) > 1e-6:
         raise InputError(f"voxels of {grid.voxel_size} A for pixels of {views.pixel_size} A; expected the same")
     return grid.shape

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taigs.baseline import sirt, weighted_back_projection
+from taigs.baseline import weighted_back_projection
 from taigs.geometry import imod_views_geometry
 from taigs.held_out import write_held_out
 from taigs.io.clouds import write_cloud
@@ -15,6 +15,7 @@ from taigs.metrics import fsc, wedge_scores
 from taigs.phantom import phantom_scene, phantom_tilt_series, phantom_volume
 from taigs.report import Figure, curves_figure, fsc_figure, power_spectrum_figure, write_report
 from taigs.run_record import RunRecord
+from taigs.sirt import sirt
 from taigs.slices import AXES, SAME_CONTRAST, TILT_PLANES, matched_ranges, slices_of
 from taigs.tilt import reconstruct_tilt_series
 from taigs.views import Grid, Views

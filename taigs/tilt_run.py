@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from taigs.baseline import sirt, weighted_back_projection
+from taigs.baseline import weighted_back_projection
 from taigs.held_out import write_held_out
 from taigs.io.clouds import write_cloud
 from taigs.io.mrc import write_volume
@@ -17,6 +17,7 @@ from taigs.report import (
     write_report,
 )
 from taigs.run_record import RunRecord
+from taigs.sirt import sirt
 from taigs.slices import AXES, SAME_CONTRAST, TILT_PLANES, matched_ranges, slices_of
 from taigs.tilt import reconstruct_tilt_series
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from taigs.baseline import TiltGeometry, sirt_steps
+from taigs.baseline import TiltGeometry
 from taigs.checkpoint import storable
 from taigs.cloud import GaussianCloud
 from taigs.geometry import imod_views_geometry
 from taigs.progress import NoProgress
 from taigs.seeds import cloud_from_volume
+from taigs.sirt import Sirt
 from taigs.views import Grid, Views
 
 SIRT_STEPS = (5, 60)  # fewest and most iterations at full size
@@ -69,21 +70,27 @@ def make_seed(views: Views, grid: Grid, images, unused=(), iterations=None, sign
     reach = min(WIDEST, (1 + nz / nx * np.sin(steepest)) / max(np.cos(steepest), 1e-3))
     side = int(np.ceil((reach - 1) * nx / 4))
     wide = Grid((max(1, round(nz / 2)), h, w + 2 * side), coarse.pixel_size)
-    steps = sirt_steps(coarse, wide, not signed, unused=unused)
+    most = iterations or SIRT_STEPS[1]
+    run = Sirt(coarse, wide, not signed, unused=unused)
     for i in range(COARSE_STEPS):
-        outside, _ = next(steps)
-        progress.update(i + 1, COARSE_STEPS + (iterations or SIRT_STEPS[1]))
+        run.compare()
+        run.step()
+        progress.update(i + 1, COARSE_STEPS + most)
+    outside = run.volume()
     start = enlarged(outside[:, :, side : side + w], grid.shape, (0, 1, 2))
     outside[:, :, side : side + w] = 0
     shadow = TiltGeometry(views.tilt_angles, (h, w), wide.shape).project(outside) * np.float32(wide.voxel_size)
     remaining = images - enlarged(shadow, images.shape, (1, 2))
-    best, kept = np.inf, start
-    for i, (volume, score) in enumerate(sirt_steps(views, grid, not signed, remaining, unused, start)):
-        progress.update(COARSE_STEPS + i, COARSE_STEPS + (iterations or SIRT_STEPS[1]))
-        # The score is that of the volume before the step, so the one to keep is the one before.
-        if i == (iterations or SIRT_STEPS[1]) or (not iterations and i > SIRT_STEPS[0] and score > best * (1 - GAIN)):
-            return Seed(kept, grid, outside, wide, i)
-        best, kept = min(best, score), volume
+    run, best = Sirt(views, grid, not signed, remaining, unused, start), np.inf
+    for i in range(most):
+        score = run.compare()
+        progress.update(COARSE_STEPS + i, COARSE_STEPS + most)
+        if not iterations and i > SIRT_STEPS[0] and score > best * (1 - GAIN):
+            return Seed(run.volume(), grid, outside, wide, i)
+        best = min(best, score)
+        run.step()
+    progress.update(COARSE_STEPS + most, COARSE_STEPS + most)
+    return Seed(run.volume(), grid, outside, wide, most)
 
 
 def enlarged(array, shape, axes):

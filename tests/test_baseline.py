@@ -7,11 +7,12 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from taigs.baseline import TiltGeometry, align_images, sirt, sirt_steps, unalign_images, weighted_back_projection
+from taigs.baseline import TiltGeometry, align_images, unalign_images, weighted_back_projection
 from taigs.errors import InputError, InputWarning
 from taigs.geometry import imod_views_geometry, tilt_rotation
 from taigs.metrics import fsc, mean_fsc, wedge_region
 from taigs.phantom import Scene, phantom_scene, phantom_tilt_series, phantom_volume
+from taigs.sirt import Sirt, sirt
 from taigs.views import Grid, Views
 
 APIX = 8.0  # A; not 1, so that a forgotten factor shows
@@ -158,6 +159,50 @@ def test_wbp_of_one_view_is_finite(cpu32, phantom):
 
 
 # --- SIRT -------------------------------------------------------------------------------------------------
+
+
+def sirt_steps(*arguments, **options):
+    """(volume, score) after each step, endlessly."""
+    run = Sirt(*arguments, **options)
+    while True:
+        score = run.compare()
+        run.step()
+        yield run.volume(), score
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("backend", ["cpu64", pytest.param("vulkan", marks=pytest.mark.vulkan)])
+def test_a_step_of_sirt_is_that_of_plain_numpy(started, rng, backend, positive):
+    """Odd sizes, views held out, a volume to start from that is negative in places."""
+    shape, angles = (7, 13, 22), np.array([-60.0, -25.0, 0.0, 20.0, 55.0])
+    views, grid, unused = views_of(rng.normal(size=(5, 13, 22)), angles), Grid(shape, APIX), [1, 3]
+    geometry = TiltGeometry(angles, (13, 22), shape)
+    A = np.array([geometry.project(e.reshape(shape))[:, 0].ravel() for e in one_row_at_a_time(shape)]).T
+    b = views.images - (views.images.mean(axis=(1, 2), keepdims=True) if positive else 0)
+    used = np.isin(np.arange(5), unused, invert=True)[:, None] * np.ones(22)
+    R = used.ravel() / np.maximum(A.sum(axis=1), 0.3 * 7)
+    C = 1 / np.maximum(A.T @ used.ravel(), 1)
+    x = rng.normal(size=shape)
+    run = Sirt(views, grid, positive, unused=unused, start=x / APIX)
+    for _ in range(3):
+        of_rows = x.transpose(1, 0, 2).reshape(13, -1)  # every row along y is a problem of its own
+        difference = b.transpose(1, 0, 2).reshape(13, -1) - of_rows @ A.T
+        score = difference.reshape(13, 5, 22)[:, unused].var(axis=(0, 2)).mean()
+        assert run.compare() == pytest.approx(score, rel=1e-5)
+        of_rows = of_rows + C * ((R * difference) @ A)
+        x = of_rows.reshape(13, 7, 22).transpose(1, 0, 2)
+        x = np.maximum(x, 0) if positive else x
+        run.step()
+        np.testing.assert_allclose(run.volume() * APIX, x, atol=1e-5 * np.abs(x).max())
+
+
+def one_row_at_a_time(shape):
+    """Volumes with one voxel of row y = 0 each."""
+    nz, _, nx = shape
+    for voxel in np.eye(nz * nx):
+        volume = np.zeros(shape)
+        volume[:, 0] = voxel.reshape(nz, nx)
+        yield volume
 
 
 @pytest.mark.parametrize("positive", [False, True])

@@ -20,6 +20,12 @@ def load_vectors(vectors: ti.template(), array: ti.types.ndarray(ndim=1), n: int
 
 
 @ti.kernel
+def load_scalars(field: ti.template(), array: ti.types.ndarray(ndim=1), n: int):
+    for i in range(n):
+        field[i] = array[i]
+
+
+@ti.kernel
 def store_vectors(vectors: ti.template(), array: ti.types.ndarray(ndim=1), n: int):
     for i in range(n):
         for j in ti.static(range(LAYOUT.lanes)):
