@@ -14,7 +14,7 @@ from taigs.errors import InputError, InputWarning
 from taigs.kernels import transfer
 from taigs.kernels.backproject import TiltFields, back_project, project_voxels
 from taigs.kernels.fields import lend, roomy
-from taigs.kernels.layout import LAYOUT, SUPPORT, round_up
+from taigs.kernels.layout import LAYOUT
 from taigs.views import Grid, Views
 
 X_TILT_LIMIT_DEG = 0.5
@@ -38,7 +38,7 @@ class TiltGeometry:
             raise InputError(f"volume with {shape[1]} rows in y for images of {image_shape[0]} rows")
         self.n_views, self.n_columns = len(tilt_angles), image_shape[1]
         self.nz, self.ny, self.nx = shape
-        self.blocks = round_up(self.ny, SUPPORT) // LAYOUT.lanes
+        self.blocks = -(-self.ny // LAYOUT.wide)
         sizes = (roomy(self.blocks * self.nz * self.nx), roomy(self.blocks * self.n_views * self.n_columns))
         self.fields = lend(self, TiltFields, self.n_views, *sizes)
         c, s = np.cos(np.radians(tilt_angles)), np.sin(np.radians(tilt_angles))
@@ -68,17 +68,17 @@ class TiltGeometry:
     def load(self, vectors, array):
         """Copy (nz, ny, nx) or (V, H, W) into a field of vectors along y."""
         a, ny, b = array.shape
-        padded = np.zeros((a, self.blocks * LAYOUT.lanes, b), float_type())
+        padded = np.zeros((a, self.blocks * LAYOUT.wide, b), float_type())
         padded[:, :ny] = array
-        blocked = padded.reshape(a, self.blocks, LAYOUT.lanes, b).transpose(1, 0, 3, 2)
+        blocked = padded.reshape(a, self.blocks, LAYOUT.wide, b).transpose(1, 0, 3, 2)
         flat = np.ascontiguousarray(blocked).reshape(-1)
-        transfer.load_vectors(vectors, flat, flat.size // LAYOUT.lanes)
+        transfer.load_vectors(vectors, flat, flat.size // LAYOUT.wide)
 
     def store(self, vectors, a, b):
         """(a, ny, b) array from a field of vectors along y."""
-        flat = np.empty(self.blocks * a * b * LAYOUT.lanes, float_type())
-        transfer.store_vectors(vectors, flat, flat.size // LAYOUT.lanes)
-        blocked = flat.reshape(self.blocks, a, b, LAYOUT.lanes).transpose(1, 0, 3, 2)
+        flat = np.empty(self.blocks * a * b * LAYOUT.wide, float_type())
+        transfer.store_vectors(vectors, flat, flat.size // LAYOUT.wide)
+        blocked = flat.reshape(self.blocks, a, b, LAYOUT.wide).transpose(1, 0, 3, 2)
         return blocked.reshape(a, -1, b)[:, : self.ny]
 
 

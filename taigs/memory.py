@@ -122,7 +122,7 @@ def _read(path):
 STARTED = 210e6  # Python, the libraries and the compiled kernels
 REPORTING = 70e6  # Matplotlib and its figures
 FIELDS, DRAWN, VOXELISED = 256, 60, 52  # a Gaussian's parameters and gradients; its ellipse in a view; in voxel units
-TILT_IMAGES, TILT_VOLUMES = 14, 7  # copies of float32 size: filtered in float64 for WBP; SIRT, its residual and seeds
+TILT_IMAGES, TILT_VOLUMES = 14, 10  # copies of float32 size: filtered in float64 for WBP; SIRT, its steps and seeds
 CHUNK = 150e6  # images, transforms and slices of particles that are read at a time
 FOURIER_SUMS = 48  # a padded grid of n + 1 planes of (2 n)^2 cells of three float32, per voxel of the box
 SPA_GRIDS = 6.3  # both halves, one being read, and the direct map of another with its weights

@@ -131,8 +131,8 @@ TOO_LARGE = {
     "an image": lambda: ImageFields(1, 1, HUGE // LAYOUT.lanes, 1),
     "private images": lambda: ImageFields(8, 8, HUGE // 64 // LAYOUT.lanes, 1),
     "a slab": lambda: VoxelFields(128, 1, HUGE // LAYOUT.lanes, 4.0),
-    "a tomogram": lambda: TiltFields(3, HUGE // LAYOUT.lanes, 1),
-    "images of a tilt series": lambda: TiltFields(1 << 9, 1, HUGE // LAYOUT.lanes),
+    "a tomogram": lambda: TiltFields(3, HUGE // LAYOUT.wide, 1),
+    "images of a tilt series": lambda: TiltFields(1 << 9, 1, HUGE // LAYOUT.wide),
 }
 
 

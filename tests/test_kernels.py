@@ -12,7 +12,7 @@ from taigs.kernels import transfer
 from taigs.kernels.adam import adam
 from taigs.kernels.backproject import TiltFields, back_project, project_voxels
 from taigs.kernels.covariance import covariance
-from taigs.kernels.fields import CloudFields, image_blocks
+from taigs.kernels.fields import CloudFields
 from taigs.kernels.layout import LAYOUT, cosine
 from taigs.kernels.residual import collect, residual
 from taigs.runtime import ti
@@ -157,7 +157,7 @@ class Tilts:
     def __init__(self, rays, shape, n_columns):
         self.shape, self.n_views, self.n_columns = shape, len(rays), n_columns
         nz, ny, nx = shape
-        self.blocks = image_blocks(ny)
+        self.blocks = -(-ny // LAYOUT.wide)
         self.fields = TiltFields(len(rays), self.blocks * nz * nx, self.blocks * len(rays) * n_columns)
         self.fields.rays.from_numpy(rays)
         self.project_tasks = (self.fields, self.blocks * len(rays), len(rays), n_columns, nz, nx)
@@ -166,15 +166,15 @@ class Tilts:
     def load(self, field, array):
         """(a, ny, b) into (y block, a, b) vectors."""
         a, ny, b = array.shape
-        padded = np.zeros((a, self.blocks * LAYOUT.lanes, b))
+        padded = np.zeros((a, self.blocks * LAYOUT.wide, b))
         padded[:, :ny] = array
-        blocks = padded.reshape(a, self.blocks, LAYOUT.lanes, b).transpose(1, 0, 3, 2)
-        transfer.load_vectors(field, np.ascontiguousarray(blocks).reshape(-1), blocks.size // LAYOUT.lanes)
+        blocks = padded.reshape(a, self.blocks, LAYOUT.wide, b).transpose(1, 0, 3, 2)
+        transfer.load_vectors(field, np.ascontiguousarray(blocks).reshape(-1), blocks.size // LAYOUT.wide)
 
     def store(self, field, a, b):
-        out = np.empty(self.blocks * a * b * LAYOUT.lanes)
-        transfer.store_vectors(field, out, out.size // LAYOUT.lanes)
-        out = out.reshape(self.blocks, a, b, LAYOUT.lanes).transpose(1, 0, 3, 2)
+        out = np.empty(self.blocks * a * b * LAYOUT.wide)
+        transfer.store_vectors(field, out, out.size // LAYOUT.wide)
+        out = out.reshape(self.blocks, a, b, LAYOUT.wide).transpose(1, 0, 3, 2)
         return out.reshape(a, -1, b)[:, : self.shape[1]]
 
     def project(self, volume):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from taigs.baseline import sirt, weighted_back_projection
+from taigs.baseline import weighted_back_projection
 from taigs.cli import main as cli
 from taigs.cloud import GaussianCloud
 from taigs.errors import InputError
@@ -22,6 +22,7 @@ from taigs.phantom import phantom_scene, phantom_volume
 from taigs.progress import NoProgress
 from taigs.render import Renderer, voxelize
 from taigs.report import RunDirectory
+from taigs.sirt import sirt
 from taigs.tilt import held_out_views, reconstruct_tilt_series
 from taigs.tilt_run import describe_held_out, run_tilt
 from taigs.views import Grid, Views

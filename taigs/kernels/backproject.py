@@ -20,10 +20,10 @@ class TiltFields:
     """
 
     def __init__(self, n_views, volume_size, images_size):
-        check_size(max(volume_size, images_size) * LAYOUT.lanes, "a volume or its images")
+        check_size(max(volume_size, images_size) * LAYOUT.wide, "a volume or its images")
         tree = ti.FieldsBuilder()
-        self.volume = vectors(tree, volume_size)
-        self.images = vectors(tree, images_size)
+        self.volume = vectors(tree, volume_size, LAYOUT.wide)
+        self.images = vectors(tree, images_size, LAYOUT.wide)
         self.rays = table(tree, n_views, 3)
         tree.finalize()
 
@@ -53,7 +53,7 @@ def project_voxels(tilt: ti.template(), n_tasks: int, n_views: int, n_columns: i
             block = task // n_views
             view = task - block * n_views
             base = task * n_columns
-            zero = ti.Vector([0.0] * LAYOUT.lanes)
+            zero = ti.Vector([0.0] * LAYOUT.wide)
             for u in range(n_columns):
                 tilt.images[base + u] = zero
             for z in range(nz if has_rays(tilt, view) else 0):
@@ -77,7 +77,7 @@ def back_project(tilt: ti.template(), n_tasks: int, n_views: int, n_columns: int
             block = task // nz
             z = task - block * nz
             for x in range(nx):
-                tilt.volume[task * nx + x] = ti.Vector([0.0] * LAYOUT.lanes)
+                tilt.volume[task * nx + x] = ti.Vector([0.0] * LAYOUT.wide)
             for view in range(n_views):
                 base = (block * n_views + view) * n_columns
                 for x in range(nx if has_rays(tilt, view) else 0):

@@ -55,9 +55,9 @@ def scalars(tree, n, count=None, dtype=float):
     return [scalars(tree, n, dtype=dtype) for _ in range(count)]
 
 
-def vectors(tree, n):
-    """A field of n pixel vectors."""
-    return _placed(ti.Vector.field(LAYOUT.lanes, float), tree.dense(ti.i, n))
+def vectors(tree, n, lanes=None):
+    """A field of n vectors of pixels, LAYOUT.lanes if no other number is given."""
+    return _placed(ti.Vector.field(lanes or LAYOUT.lanes, float), tree.dense(ti.i, n))
 
 
 def table(tree, *shape, dtype=float):

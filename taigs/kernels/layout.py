@@ -34,6 +34,12 @@ class Layout:
         return SUPPORT if runtime.current().is_cpu else 1
 
     @property
+    def wide(self):
+        """Pixels in a vector of kernels/backproject.py: the processor's own vectors in it need not wait for each
+        other, and share the way to their place."""
+        return 32 if runtime.current().is_cpu else 1
+
+    @property
     def chunk(self):
         """Gaussians in one task."""
         return 128 if runtime.current().is_cpu else 1

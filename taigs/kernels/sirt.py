@@ -15,11 +15,11 @@ class SirtFields:
     """
 
     def __init__(self, n_views, volume_size, images_size, held_size, columns_size, rows_size):
-        check_size(max(volume_size, images_size) * LAYOUT.lanes, "a volume or its images")
+        check_size(max(volume_size, images_size) * LAYOUT.wide, "a volume or its images")
         tree = ti.FieldsBuilder()
-        self.current = vectors(tree, volume_size)
-        self.target = vectors(tree, images_size)
-        self.held = vectors(tree, held_size)
+        self.current = vectors(tree, volume_size, LAYOUT.wide)
+        self.target = vectors(tree, images_size, LAYOUT.wide)
+        self.held = vectors(tree, held_size, LAYOUT.wide)
         self.columns = scalars(tree, columns_size)
         self.rows = scalars(tree, rows_size)
         self.slot = table(tree, n_views, dtype=ti.i32)
