@@ -11,8 +11,7 @@ from scipy import fft, ndimage
 
 from taigs.device import float_type
 from taigs.errors import InputError, InputWarning
-from taigs.kernels import transfer
-from taigs.kernels.backproject import TiltFields, back_project, project_voxels
+from taigs.kernels.backproject import TiltFields, back_project, load_along_y, project_voxels, store_along_y
 from taigs.kernels.fields import lend, roomy
 from taigs.kernels.layout import LAYOUT
 from taigs.views import Grid, Views
@@ -67,19 +66,14 @@ class TiltGeometry:
 
     def load(self, vectors, array):
         """Copy (nz, ny, nx) or (V, H, W) into a field of vectors along y."""
-        a, ny, b = array.shape
-        padded = np.zeros((a, self.blocks * LAYOUT.wide, b), float_type())
-        padded[:, :ny] = array
-        blocked = padded.reshape(a, self.blocks, LAYOUT.wide, b).transpose(1, 0, 3, 2)
-        flat = np.ascontiguousarray(blocked).reshape(-1)
-        transfer.load_vectors(vectors, flat, flat.size // LAYOUT.wide)
+        n, ny, n_last = array.shape
+        load_along_y(np.ascontiguousarray(array, float_type()), vectors, self.blocks * n, n, ny, n_last)
 
-    def store(self, vectors, a, b):
-        """(a, ny, b) array from a field of vectors along y."""
-        flat = np.empty(self.blocks * a * b * LAYOUT.wide, float_type())
-        transfer.store_vectors(vectors, flat, flat.size // LAYOUT.wide)
-        blocked = flat.reshape(self.blocks, a, b, LAYOUT.wide).transpose(1, 0, 3, 2)
-        return blocked.reshape(a, -1, b)[:, : self.ny]
+    def store(self, vectors, n, n_last):
+        """(n, ny, n_last) array from a field of vectors along y."""
+        array = np.empty((n, self.ny, n_last), float_type())
+        store_along_y(vectors, array, self.blocks * n, n, self.ny, n_last)
+        return array
 
 
 def align_images(views: Views):

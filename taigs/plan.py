@@ -34,7 +34,7 @@ from taigs.volume_fit import LAST_STEPS, STEPS
 STARTED = {"tilt": 13.0, "spa": 15.0, "fit": 6.0}
 STEP = 2000  # Gaussians that the launches of a step are worth
 SCORED = 0.5  # of a step: drawing alone
-RAY = 0.0055  # of a Gaussian in a view: a voxel in a view, projected or projected back
+RAY = 0.003  # of a Gaussian in a view: a voxel in a view, projected or projected back
 ALIGNED = 8  # transforms that a pixel is worth, resampled by splines
 SIRT_ITERATIONS = 8  # at full size, where the held-out score stops them: typical of the 5 to 60 there may be
 WIDE = 0.25  # of the voxels: the coarse and wider volume of the seeds

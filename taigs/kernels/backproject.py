@@ -90,3 +90,31 @@ def back_project(tilt: ti.template(), n_tasks: int, n_views: int, n_columns: int
                         tilt.volume[o] = tilt.volume[o] + (1 - w) * tilt.images[base + u]
                     elif u == -1:
                         tilt.volume[o] = tilt.volume[o] + w * tilt.images[base]
+
+
+@ti.kernel
+def load_along_y(array: ti.types.ndarray(ndim=3), vectors: ti.template(), n_tasks: int, n: int, ny: int, n_last: int):
+    """A volume (nz, ny, nx) or images (V, ny, columns) as vectors along y, with zeros beyond ny."""
+    # inputs:  array (n, ny, n_last)
+    # outputs (overwritten): vectors (y block, n, n_last); a task owns its (y block, n)
+    for k in range(slots(n_tasks)):
+        begin, end = share(k, n_tasks)
+        for task in range(begin, end):
+            y = task // n * LAYOUT.wide
+            for i in range(n_last):
+                for lane in ti.static(range(LAYOUT.wide)):
+                    vectors[task * n_last + i][lane] = array[task % n, y + lane, i] if y + lane < ny else 0.0
+
+
+@ti.kernel
+def store_along_y(vectors: ti.template(), array: ti.types.ndarray(ndim=3), n_tasks: int, n: int, ny: int, n_last: int):
+    """The way back."""
+    # inputs:  vectors (y block, n, n_last)
+    # outputs (overwritten): array (n, ny, n_last)
+    for k in range(slots(n_tasks)):
+        begin, end = share(k, n_tasks)
+        for task in range(begin, end):
+            y = task // n * LAYOUT.wide
+            for lane in range(ti.min(LAYOUT.wide, ny - y)):
+                for i in range(n_last):
+                    array[task % n, y + lane, i] = vectors[task * n_last + i][lane]
