@@ -22,14 +22,10 @@ class Sirt:
 
     Parameters
     ----------
-    views : Views
-        With tilt_angles.
-    grid : Grid
-        Voxel size = pixel size, ny = H.
+    views, grid, images
+        As for `weighted_back_projection`.
     positive : bool
         Clip the volume at zero after each step.
-    images : (V, H, W) array, optional
-        `align_images(views)` if known already.
     unused : sequence of int
         Views that are held out.
     start : (nz, ny, nx) array, optional

@@ -49,6 +49,7 @@ def test_numbers_stay_below_what_the_compiler_is_told(cpu32):
     assert 2 * TALL + 1 <= MOST_ROWS
     assert MOST_VECTORS + MOST_ROWS * MOST_BLOCKS < 2**31, "no index of a column can overflow"
     assert image_blocks(8 * MOST_BLOCKS) == MOST_BLOCKS
+    assert [image_blocks(width) for width in (1, 8, 9, 128, 129, 256)] == [1, 1, 3, 17, 17, 33], "odd, for the cache"
     with pytest.raises(ResourceError, match="a row of 134217721 pixels; expected at most 134217720"):
         image_blocks(8 * MOST_BLOCKS + 1)
 

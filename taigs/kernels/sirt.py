@@ -38,13 +38,13 @@ def weigh_difference(
         for task in range(begin, end):
             block = task // n_views
             slot = sirt.slot[task - block * n_views]
-            first = task * n_columns
-            for u in range(n_columns if slot >= 0 else 0):
-                sirt.held[(block * n_held + slot) * n_columns + u] = sirt.target[first + u] - tilt.images[first + u]
             row = (task - block * n_views) * n_columns
             for u in range(n_columns):
-                difference = sirt.target[first + u] - tilt.images[first + u]
-                tilt.images[first + u] = sirt.rows[row + u] * difference
+                i = task * n_columns + u
+                difference = sirt.target[i] - tilt.images[i]
+                if slot >= 0:
+                    sirt.held[(block * n_held + slot) * n_columns + u] = difference
+                tilt.images[i] = sirt.rows[row + u] * difference
 
 
 @ti.kernel
