@@ -13,6 +13,7 @@ from taigs.geometry import imod_views_geometry, tilt_rotation
 from taigs.metrics import fsc, mean_fsc, wedge_region
 from taigs.phantom import Scene, phantom_scene, phantom_tilt_series, phantom_volume
 from taigs.sirt import Sirt, sirt
+from taigs.tilt_seeds import SIRT_STEPS, make_seed
 from taigs.views import Grid, Views
 
 APIX = 8.0  # A; not 1, so that a forgotten factor shows
@@ -261,6 +262,17 @@ def test_the_score_is_the_variance_of_the_held_out_residual_before_the_step(cpu3
     assert first == pytest.approx(views.images[[4, 13]].var(axis=(1, 2)).mean(), rel=1e-5)
     left = views.images - APIX * geometry.project(volume)
     assert next(steps)[1] == pytest.approx(left[[4, 13]].var(axis=(1, 2)).mean(), rel=1e-4)
+
+
+def test_a_seed_is_the_volume_that_scored_best_and_not_the_one_after(cpu32, phantom):
+    """The score of a step is that of the volume before it; the same number of steps gives the same volume."""
+    views, _, grid = phantom
+    noisy = views_of(views.images + np.random.default_rng(0).normal(0, 3, views.images.shape), ANGLES)
+    stopped = make_seed(noisy, grid, noisy.images, [4, 13])
+    assert SIRT_STEPS[0] < stopped.iterations < SIRT_STEPS[1], "the score decided"
+    told = make_seed(noisy, grid, noisy.images, [4, 13], stopped.iterations)
+    np.testing.assert_array_equal(stopped.volume, told.volume)
+    assert told.iterations == stopped.iterations
 
 
 # --- alignment --------------------------------------------------------------------------------------------

@@ -329,6 +329,20 @@ def test_images_of_any_shape(cpu64, renderer, rng, shape):
     assert abs(backward - np.vdot(draw(renderer(), scene), v_images)) < 1e-12 * np.abs(v_images).sum()
 
 
+@pytest.mark.parametrize("backend", ["cpu64", "gpu64"])
+def test_gaussians_that_just_miss_the_image_have_no_gradient(started, renderer, rng):
+    """Of a cut-off of 4 pixels: above and below, where neighbours in memory are rows of other views."""
+    beyond = [(20, -4.2), (20, 43.2), (20, -6), (20, 60)]
+    n = len(beyond)
+    positions = np.column_stack([np.array(beyond) - 20, np.zeros(n)])
+    cloud = GaussianCloud(positions, np.zeros((n, 3)), np.tile([1.0, 0, 0, 0], (n, 1)), np.ones(n))
+    scene = Scene(cloud, np.tile(np.eye(3)[None, :2], (3, 1, 1)), np.full((3, 2), 20.0), (40, 40))
+    v_images = rng.normal(size=(3, 40, 40))
+    v = pull_back(renderer(), scene, v_images)
+    assert not draw(renderer(), scene).any()
+    assert not any(v[name].any() for name in CLOUD_ARRAYS)
+
+
 @pytest.mark.parametrize("far", [1e3, 1e6, 1e9, 1e30])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_gaussian_far_outside_neither_shows_nor_harms(cpu32, renderer, rng, axis, far):

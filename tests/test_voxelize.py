@@ -113,6 +113,26 @@ def test_gradients_in_float32_equal_those_in_float64(cpu32, volumes, rng, aspect
         assert_grad_close(actual[name], expected, 1e-4, 1e-2, name)
 
 
+@pytest.mark.parametrize("backend", ["cpu64", "gpu64"])
+def test_gaussians_that_just_miss_the_volume_have_no_density_and_no_gradient(started, volumes, rng):
+    """Of a cut-off of 4 pixels: beyond the faces along y and z, where other rows and planes lie in memory."""
+    shape = nz, ny, _ = (9, 17, 21)
+    centre = np.array(shape[::-1]) // 2
+    beyond = [(10, -4.2, 4), (10, ny + 3.2, 4), (10, -6, 4), (10, ny + 20, 4), (10, 8, -4.2), (10, 8, nz + 3.2)]
+    cloud = scattered(rng, len(beyond), shape)
+    cloud = replace(
+        cloud,
+        positions=PIXEL_SIZE * (np.array(beyond) - centre),
+        log_sigmas=np.full((len(beyond), 3), np.log(PIXEL_SIZE)),
+    )
+    grid = Grid(shape, PIXEL_SIZE, tuple(centre))
+    inside = replace(cloud, positions=np.zeros_like(cloud.positions))
+    v_volume = rng.normal(size=shape)
+    assert all(v.any() for v in volumes().vjp(inside, grid, v_volume).values())
+    assert not volumes().voxelize(cloud, grid).any()
+    assert not any(v.any() for v in volumes().vjp(cloud, grid, v_volume).values())
+
+
 def test_voxelizing_is_linear_in_the_mass_and_its_gradient_is_the_adjoint(cpu64, volumes, rng):
     grid = Grid((16, 12, 24), PIXEL_SIZE)
     cloud = scattered(rng, 300, grid.shape)
