@@ -102,7 +102,7 @@ def load_along_y(array: ti.types.ndarray(ndim=3), vectors: ti.template(), n_task
         for task in range(begin, end):
             y = task // n * LAYOUT.wide
             for i in range(n_last):
-                for lane in ti.static(range(LAYOUT.wide)):
+                for lane in range(LAYOUT.wide):
                     vectors[task * n_last + i][lane] = array[task % n, y + lane, i] if y + lane < ny else 0.0
 
 
