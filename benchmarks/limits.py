@@ -51,6 +51,7 @@ def read_anywhere(values: array, n: int, times: int, n_blocks: int):
 
 
 def limits(table, is_cpu):
+    """Add what the running device can do; of a CPU the copy alone, since one lane would do the rest."""
     n = 1 << 27
     arrays = [ti.ndarray(float, n) for _ in range(2)]
     seconds = timed(lambda: copy(*arrays, n), repeats=3)[0]

@@ -30,11 +30,6 @@ def available_memory():
     return min((n for n in left if n is not None), default=None)
 
 
-def check_run(n_bytes, what, remedy):
-    """`check_memory` for all that a run needs, some of which this process has taken already."""
-    check_memory(n_bytes, what, remedy, held=_resident())
-
-
 def memory_for_run():
     """Bytes that a run in this process may take in all; None where that is not known."""
     available = available_memory()
@@ -47,17 +42,16 @@ def fits(n_bytes):
     return there is None or n_bytes <= there
 
 
-def check_memory(n_bytes, what, remedy, held=0):
-    """Refuse work that needs more memory than there is; `held` is what it has of it.
+def check_run(n_bytes, what, remedy):
+    """Refuse a run that needs more memory than there is, with what this process has of it already.
 
     Raises
     ------
     ResourceError
         `<what> needs about 9.1 GB, 6.0 GB are available; try <remedy>`.
     """
-    available = available_memory()
-    if available is not None and n_bytes > available + held:
-        there = in_words(max(available + held, 0))
+    if not fits(n_bytes):
+        there = in_words(memory_for_run())
         raise ResourceError(f"{what} needs about {in_words(n_bytes)}, {there} are available; try {remedy}")
 
 

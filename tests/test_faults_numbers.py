@@ -13,11 +13,12 @@ from taigs.cloud import GaussianCloud
 from taigs.device import read_scalars
 from taigs.errors import InputError, ResourceError
 from taigs.fit import Fit
-from taigs.kernels import backproject, fields
+from taigs.kernels import backproject, fields, sirt
 from taigs.kernels.backproject import TiltFields
 from taigs.kernels.covariance import covariance
 from taigs.kernels.fields import CloudFields, EllipseFields, ImageFields, VoxelFields
-from taigs.kernels.layout import LAYOUT
+from taigs.kernels.layout import LAYOUT, Layout
+from taigs.kernels.sirt import SirtFields
 from taigs.masks import check_mask
 from taigs.progress import NoProgress
 from taigs.schedule import FitConfig, Stage
@@ -132,6 +133,7 @@ TOO_LARGE = {
     "private images": lambda: ImageFields(8, 8, HUGE // 64 // LAYOUT.lanes, 1),
     "a slab": lambda: VoxelFields(128, 1, HUGE // LAYOUT.lanes, 4.0),
     "a tomogram": lambda: TiltFields(3, HUGE // LAYOUT.wide, 1),
+    "what SIRT keeps": lambda: SirtFields(3, HUGE // LAYOUT.wide, 1, 1, 1, 1),
     "images of a tilt series": lambda: TiltFields(1 << 9, 1, HUGE // LAYOUT.wide),
 }
 
@@ -157,12 +159,19 @@ def test_arrays_that_taichi_cannot_count_are_refused_before_the_allocation(cpu32
 
     vector, axes = types.SimpleNamespace(field=field), dict.fromkeys(("i", "ij", "ijk", "i32"))
     fake = types.SimpleNamespace(field=field, Vector=vector, ndarray=field, FieldsBuilder=Tree, **axes)
-    for module in (fields, backproject):
+    for module in (fields, backproject, sirt):
         monkeypatch.setattr(module, "ti", fake)
     with pytest.raises(ResourceError, match=r"expected fewer than 2\^31; try ") as refusal:
         TOO_LARGE[case]()
     assert refusal.value.exit_code == 4
     assert max(allocated, default=0) < HUGE
+
+
+def test_threads_that_taichi_cannot_count_are_refused(cpu32, monkeypatch):
+    """On a GPU eight of them draw a Gaussian."""
+    monkeypatch.setattr(Layout, "team", 8)
+    with pytest.raises(ResourceError, match=r"expected fewer than 2\^31"):
+        EllipseFields(1 << 10, 1 << 18, 4.0)
 
 
 def test_images_larger_than_a_renderers_memory_never_reach_a_kernel(cpu32, renderer, rng):

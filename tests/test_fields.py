@@ -13,7 +13,7 @@ from taigs.device import DeviceCloud
 from taigs.errors import ResourceError
 from taigs.kernels import fields
 from taigs.kernels.fields import LEAST, CloudFields, EllipseFields, image_blocks, lend, roomy
-from taigs.kernels.layout import MOST_BLOCKS, MOST_ROWS, MOST_VECTORS
+from taigs.kernels.layout import LAYOUT, MOST_BLOCKS, MOST_ROWS, MOST_VECTORS
 from taigs.kernels.project import TALL
 from taigs.render import Renderer
 from taigs.runtime import ti
@@ -113,13 +113,11 @@ def test_nothing_depends_on_what_is_left_in_lent_memory(backend, request):
     for struct in structs:
         spoil(struct)
     found = everything(np.random.default_rng(0))
-    if backend == "cpu32":
-        for a, b in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(a, b)
-    else:  # atomics add in any order, and the steps of a fit magnify that
-        for a, b in zip(found[:-2], expected[:-2], strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max())
+    if LAYOUT.team > 1 and not runtime.current().software:  # a GPU adds in any order, and a fit magnifies that
         assert np.linalg.norm(found[-1] - expected[-1]) < 0.1 * np.linalg.norm(expected[-1])
+        del found[-2:], expected[-2:]
+    for a, b in zip(found, expected, strict=True):  # atomics add in any order
+        np.testing.assert_allclose(a, b, rtol=0, atol=0 if backend == "cpu32" else 1e-4 * np.abs(b).max())
     gc.collect()
     assert sum(map(len, fields._unused.values())) == len(structs), "some memory was not lent again"
 

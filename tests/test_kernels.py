@@ -10,7 +10,7 @@ from taigs.device import raw_parameters, read_scalars
 from taigs.geometry import tilt_rotation
 from taigs.kernels import transfer
 from taigs.kernels.adam import adam
-from taigs.kernels.backproject import TiltFields, back_project, project_voxels
+from taigs.kernels.backproject import TiltFields, back_project, load_along_y, project_voxels, store_along_y
 from taigs.kernels.covariance import covariance
 from taigs.kernels.fields import CloudFields
 from taigs.kernels.layout import LAYOUT, cosine
@@ -163,29 +163,21 @@ class Tilts:
         self.project_tasks = (self.fields, self.blocks * len(rays), len(rays), n_columns, nz, nx)
         self.back_tasks = (self.fields, self.blocks * nz, len(rays), n_columns, nz, nx)
 
-    def load(self, field, array):
-        """(a, ny, b) into (y block, a, b) vectors."""
-        a, ny, b = array.shape
-        padded = np.zeros((a, self.blocks * LAYOUT.wide, b))
-        padded[:, :ny] = array
-        blocks = padded.reshape(a, self.blocks, LAYOUT.wide, b).transpose(1, 0, 3, 2)
-        transfer.load_vectors(field, np.ascontiguousarray(blocks).reshape(-1), blocks.size // LAYOUT.wide)
-
-    def store(self, field, a, b):
-        out = np.empty(self.blocks * a * b * LAYOUT.wide)
-        transfer.store_vectors(field, out, out.size // LAYOUT.wide)
-        out = out.reshape(self.blocks, a, b, LAYOUT.wide).transpose(1, 0, 3, 2)
-        return out.reshape(a, -1, b)[:, : self.shape[1]]
-
     def project(self, volume):
-        self.load(self.fields.volume, volume)
+        nz, ny, nx = self.shape
+        images = np.empty((self.n_views, ny, self.n_columns))
+        load_along_y(volume, self.fields.volume, self.blocks * nz, nz, ny, nx)
         project_voxels(*self.project_tasks)
-        return self.store(self.fields.images, self.n_views, self.n_columns)
+        store_along_y(self.fields.images, images, self.blocks * self.n_views, self.n_views, ny, self.n_columns)
+        return images
 
     def back_project(self, images):
-        self.load(self.fields.images, images)
+        nz, ny, nx = self.shape
+        volume = np.empty(self.shape)
+        load_along_y(images, self.fields.images, self.blocks * self.n_views, self.n_views, ny, self.n_columns)
         back_project(*self.back_tasks)
-        return self.store(self.fields.volume, self.shape[0], self.shape[2])
+        store_along_y(self.fields.volume, volume, self.blocks * nz, nz, ny, nx)
+        return volume
 
 
 def test_tilt_projection_and_back_projection_equal_the_reference_and_are_adjoint(cpu64, rng):

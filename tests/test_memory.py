@@ -13,7 +13,7 @@ from taigs import memory, runtime
 from taigs.cli.main import main
 from taigs.errors import ResourceError
 from taigs.io.mrc import write_stack, write_volume
-from taigs.memory import available_memory, check_memory, fit_memory, in_words, spa_memory, tilt_memory
+from taigs.memory import available_memory, check_run, fit_memory, in_words, spa_memory, tilt_memory
 
 # --- what there is ----------------------------------------------------------------------------------------
 
@@ -74,17 +74,19 @@ def test_on_this_machine_it_is_known():
 
 def test_what_does_not_fit_is_refused_with_both_numbers_and_a_remedy(monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 6_000_000_000)
-    check_memory(5.9e9, "ts.mrc: this run", "--bin 2")
-    check_memory(9.1e9, "ts.mrc: this run", "--bin 2", held=3.2e9)
+    monkeypatch.setattr(memory, "_resident", lambda: 3_200_000_000)
+    check_run(9.1e9, "ts.mrc: this run", "--bin 2")
+    monkeypatch.setattr(memory, "_resident", lambda: 0)
+    check_run(5.9e9, "ts.mrc: this run", "--bin 2")
     expected = r"ts.mrc: this run needs about 9.1 GB, 6.0 GB are available; try --bin 2"
     with pytest.raises(ResourceError, match=expected) as refusal:
-        check_memory(9.1e9, "ts.mrc: this run", "--bin 2")
+        check_run(9.1e9, "ts.mrc: this run", "--bin 2")
     assert refusal.value.exit_code == 4
 
 
 def test_where_nothing_is_known_nothing_is_refused(monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: None)
-    check_memory(1e18, "this", "that")
+    check_run(1e18, "this", "that")
 
 
 @pytest.mark.parametrize("n_bytes, words", [(9.14e9, "9.1 GB"), (949e6, "949 MB"), (951e6, "1.0 GB"), (0, "0 MB")])

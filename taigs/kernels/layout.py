@@ -1,4 +1,4 @@
-"""How work and memory are laid out: the one place where CPU and GPU differ.
+"""How work and memory are laid out on the CPU and on a GPU.
 
 On the CPU a task is a chunk of 128 Gaussians whose inner loops LLVM vectorises, and an image row is
 a sequence of 8-pixel vectors. On a GPU a task is one Gaussian and a vector is one pixel. Most kernels

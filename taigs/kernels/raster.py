@@ -15,7 +15,7 @@ from taigs.kernels.layout import (
     exp,
     share,
     slots,
-)  # fmt: skip
+)
 from taigs.runtime import ti
 
 

@@ -15,8 +15,8 @@ def fill(vectors: ti.template(), n: int, value: float):
 @ti.kernel
 def load_vectors(vectors: ti.template(), array: ti.types.ndarray(ndim=1), n: int):
     for i in range(n):
-        for j in ti.static(range(vectors.n)):
-            vectors[i][j] = array[i * vectors.n + j]
+        for j in ti.static(range(LAYOUT.lanes)):
+            vectors[i][j] = array[i * LAYOUT.lanes + j]
 
 
 @ti.kernel
@@ -28,8 +28,8 @@ def load_scalars(field: ti.template(), array: ti.types.ndarray(ndim=1), n: int):
 @ti.kernel
 def store_vectors(vectors: ti.template(), array: ti.types.ndarray(ndim=1), n: int):
     for i in range(n):
-        for j in ti.static(range(vectors.n)):
-            array[i * vectors.n + j] = vectors[i][j]
+        for j in ti.static(range(LAYOUT.lanes)):
+            array[i * LAYOUT.lanes + j] = vectors[i][j]
 
 
 @ti.kernel

@@ -22,7 +22,7 @@ from taigs.kernels.layout import (
     share,
     slots,
     within,
-)  # fmt: skip
+)
 from taigs.kernels.project import CULLED, FAR, LARGEST_PEAK, LARGEST_RATIO, NARROW, TALL
 from taigs.runtime import ti
 
@@ -138,6 +138,15 @@ def vector_range(mean, half, blocks):
 
 
 @ti.func
+def support(voxels: ti.template(), i, z_first, z_last, height, blocks):
+    """First and last plane, row and vector of the Gaussian in place i, clipped to the slab (may be empty)."""
+    z0, z1 = range_of(voxels.p[2][i], voxels.p[12][i], z_first, z_last - 1)
+    y0, y1 = range_of(voxels.p[1][i], voxels.p[11][i], 0, height - 1)
+    k0, k1 = vector_range(voxels.p[0][i], voxels.p[10][i], blocks)
+    return z0, z1, y0, y1, k0, k1
+
+
+@ti.func
 def reaching(voxels: ti.template(), za, zb, depth, height):
     """First and last + 1 place, in the order of the blocks, of the Gaussians that may reach planes za..zb - 1."""
     rows = (height + 7) // 8
@@ -247,11 +256,9 @@ def voxelize_vjp(
             zero = ti.Vector([0.0] * LAYOUT.lanes)
             s = bounded(task, MOST_TASKS) * 10
             for i in range(task * LAYOUT.chunk, ti.min((task + 1) * LAYOUT.chunk, n)):
-                z0, z1 = range_of(voxels.p[2][i], voxels.p[12][i], z_first, z_last - 1)
-                y0, y1 = range_of(voxels.p[1][i], voxels.p[11][i], 0, height - 1)
+                z0, z1, y0, y1, k0, k1 = support(voxels, i, z_first, z_last, height, blocks)
                 rows = ti.max(y1 - y0 + 1, 0)
                 x = voxels.p[0][i]
-                k0, k1 = vector_range(x, voxels.p[10][i], blocks)
                 xx = voxels.p[3][i]; xy = voxels.p[4][i]; xz = voxels.p[5][i]
                 yy = voxels.p[6][i]; yz = voxels.p[7][i]; zz = voxels.p[8][i]
                 dy = y0 - voxels.p[1][i]; dz0 = z0 - voxels.p[2][i]

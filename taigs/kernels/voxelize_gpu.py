@@ -2,7 +2,7 @@
 
 from taigs.kernels.layout import LAYOUT, exp
 from taigs.kernels.teams import full_blocks, team_sums
-from taigs.kernels.voxelize import pull_back, range_of, vector_range
+from taigs.kernels.voxelize import pull_back, support
 from taigs.runtime import ti
 
 
@@ -15,9 +15,7 @@ def splat_voxels(voxels: ti.template(), n: int, z_first: int, z_last: int, heigh
     for k in range(full_blocks(n)):
         i = k // LAYOUT.team
         if i < n:
-            z0, z1 = range_of(voxels.p[2][i], voxels.p[12][i], z_first, z_last - 1)
-            y0, y1 = range_of(voxels.p[1][i], voxels.p[11][i], 0, height - 1)
-            k0, k1 = vector_range(voxels.p[0][i], voxels.p[10][i], blocks)
+            z0, z1, y0, y1, k0, k1 = support(voxels, i, z_first, z_last, height, blocks)
             x = voxels.p[0][i]; y = voxels.p[1][i]; z = voxels.p[2][i]; peak = voxels.p[9][i]
             xx = voxels.p[3][i]; xy = voxels.p[4][i]; xz = voxels.p[5][i]
             yy = voxels.p[6][i]; yz = voxels.p[7][i]; zz = voxels.p[8][i]
@@ -48,9 +46,7 @@ def splat_voxels_vjp(
         i = k // LAYOUT.team
         s = ti.Vector.zero(float, 10)  # s0, x y z, xx xy xz yy yz zz
         if i < n:
-            z0, z1 = range_of(voxels.p[2][i], voxels.p[12][i], z_first, z_last - 1)
-            y0, y1 = range_of(voxels.p[1][i], voxels.p[11][i], 0, height - 1)
-            k0, k1 = vector_range(voxels.p[0][i], voxels.p[10][i], blocks)
+            z0, z1, y0, y1, k0, k1 = support(voxels, i, z_first, z_last, height, blocks)
             x = voxels.p[0][i]; y = voxels.p[1][i]; z = voxels.p[2][i]
             xx = voxels.p[3][i]; xy = voxels.p[4][i]; xz = voxels.p[5][i]
             yy = voxels.p[6][i]; yz = voxels.p[7][i]; zz = voxels.p[8][i]
